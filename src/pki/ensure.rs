@@ -4,6 +4,7 @@
 use crate::{Authority, Error, Identity, Request, ServiceAccountKeys, Subject, files, tls};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const LEAF_DAYS: i64 = 365;
 
@@ -33,7 +34,7 @@ pub struct ServerPki {
     pub kubelet: Identity,
     pub controller_manager: Identity,
     pub scheduler: Identity,
-    pub service_account: ServiceAccountKeys,
+    pub service_account: Arc<ServiceAccountKeys>,
 }
 
 /// Loads or makes all credentials below `dir` (DATA/server/tls). `now` is seconds since 1970.
@@ -57,7 +58,7 @@ pub fn ensure(dir: &Path, names: &ServerNames, now: i64) -> Result<ServerPki, Er
     let controller_manager = client("client-controller", "system:kube-controller-manager", None)?;
     let scheduler = client("client-scheduler", "system:kube-scheduler", None)?;
     let issuer = format!("https://kubernetes.default.svc.{}", names.cluster_domain);
-    let service_account = ServiceAccountKeys::ensure(&dir.join("service.key"), &issuer)?;
+    let service_account = Arc::new(ServiceAccountKeys::ensure(&dir.join("service.key"), &issuer)?);
     Ok(ServerPki {
         directory: dir.to_owned(),
         server_authority,

@@ -120,7 +120,7 @@ fn service_account_tokens() {
     let token = keys.issue(&claims(keys)).expect("token");
     assert_eq!(keys.verify(&token, &[], NOW).expect("valid"), claims(keys));
     let refused = |token: &str, audiences: &[String], now: i64| {
-        keys.verify(token, audiences, now).err().expect("must be refused").to_string()
+        keys.verify(token, audiences, now).expect_err("must be refused").to_string()
     };
     assert_eq!(refused(&token, &[], NOW + 3600), "token refused: it has expired");
     assert_eq!(refused(&token, &[], NOW - 1000), "token refused: it is not valid yet");
