@@ -1,0 +1,68 @@
+//! The machine as a whole: power, watchdog, block devices.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use nix::sys::reboot::{RebootMode, reboot};
+
+nix::ioctl_readwrite!(watchdog_set_timeout, b'W', 6, libc::c_int);
+nix::ioctl_none!(block_reread_partitions, 0x12, 95);
+
+/// Writes what is in memory to the disks and restarts the machine. Returns only on failure.
+pub fn restart() -> io::Result<std::convert::Infallible> {
+    nix::unistd::sync();
+    Ok(reboot(RebootMode::RB_AUTOBOOT)?)
+}
+
+/// Writes what is in memory to the disks and switches the power off. Returns only on failure.
+pub fn power_off() -> io::Result<std::convert::Infallible> {
+    nix::unistd::sync();
+    Ok(reboot(RebootMode::RB_POWER_OFF)?)
+}
+
+/// An armed hardware watchdog: the machine restarts unless [`Watchdog::feed`] is called in time.
+#[derive(Debug)]
+pub struct Watchdog {
+    device: File,
+}
+
+impl Watchdog {
+    /// Opens (which arms) the device; `seconds` is what the driver is asked for. Returns what it granted.
+    pub fn open(path: &Path, seconds: u32) -> io::Result<(Watchdog, u32)> {
+        let device = OpenOptions::new().write(true).open(path)?;
+        let mut granted = libc::c_int::try_from(seconds).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the ioctl reads and writes one int that lives on our stack for the call.
+        unsafe { watchdog_set_timeout(device.as_raw_fd(), &raw mut granted) }?;
+        Ok((Watchdog { device }, u32::try_from(granted).unwrap_or(0)))
+    }
+
+    /// Tells the watchdog that all is well.
+    pub fn feed(&mut self) -> io::Result<()> {
+        self.device.write_all(b"\0")
+    }
+
+    /// Disarms it, where the driver allows that.
+    pub fn disarm(mut self) -> io::Result<()> {
+        self.device.write_all(b"V")
+    }
+}
+
+/// Bytes of a block device or file.
+pub fn block_device_size(device: &File) -> io::Result<u64> {
+    use std::io::{Seek, SeekFrom};
+    // Seeking to the end needs no ioctl and is the same on every architecture.
+    let mut handle = device.try_clone()?;
+    let before = handle.stream_position()?;
+    let size = handle.seek(SeekFrom::End(0))?;
+    handle.seek(SeekFrom::Start(before))?;
+    Ok(size)
+}
+
+/// Asks the kernel to read the partition table again.
+pub fn reread_partitions(device: &File) -> io::Result<()> {
+    // SAFETY: the ioctl takes no argument.
+    unsafe { block_reread_partitions(device.as_raw_fd()) }?;
+    Ok(())
+}

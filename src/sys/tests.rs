@@ -1,0 +1,99 @@
+//! Tests that need no privileges.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("copepod-sys-{}-{name}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+#[test]
+fn atomic_write_replaces_content_and_mode_and_leaves_nothing_else() {
+    let dir = scratch("write");
+    let path = dir.join("file");
+    crate::atomic_write(&path, b"one", 0o644).unwrap();
+    crate::atomic_write(&path, b"two", 0o600).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"two");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+    crate::replace_file(&path, b"three", 0o640).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(crate::atomic_write(&dir.join("missing/file"), b"", 0o600).is_err());
+    assert!(crate::atomic_write(Path::new("/"), b"", 0o600).is_err());
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn atomic_write_that_fails_leaves_no_temporary_file() {
+    let dir = scratch("fail");
+    fs::create_dir(dir.join("taken")).unwrap();
+    fs::write(dir.join("taken/full"), "").unwrap();
+    assert!(crate::atomic_write(&dir.join("taken"), b"x", 0o600).is_err());
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn descriptors_travel_in_order() {
+    let (left, right) = UnixStream::pair().unwrap();
+    let first = crate::fds::memory_file("one", b"first").unwrap();
+    let second = crate::fds::memory_file("two", b"second").unwrap();
+    crate::fds::send(left.as_fd(), b"hello", &[first.as_fd(), second.as_fd()]).unwrap();
+    let mut buffer = [0; 16];
+    let (bytes, fds) = crate::fds::receive(right.as_fd(), &mut buffer).unwrap();
+    assert_eq!(&buffer[..bytes], b"hello");
+    let texts: Vec<String> = fds
+        .into_iter()
+        .map(|fd| {
+            let mut text = String::new();
+            fs::File::from(fd).read_to_string(&mut text).unwrap();
+            text
+        })
+        .collect();
+    assert_eq!(texts, ["first", "second"]);
+    assert!(crate::fds::adopt(-1).is_err());
+    assert!(crate::fds::adopt(1_000_000).is_err());
+    assert!(first.as_raw_fd() > 2);
+}
+
+#[test]
+fn forking_a_threaded_process_is_refused() {
+    // The test harness has threads of its own.
+    assert_eq!(crate::process::fork_child(&[], || 0).unwrap_err().raw_os_error(), Some(libc::EDEADLK));
+}
+
+#[test]
+fn pidfd_outlives_nothing_but_the_process() {
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let stat = crate::procfs::process_stat(pid.as_raw()).unwrap();
+    assert!(stat.start_time > 0);
+    assert_eq!(stat.parent, i32::try_from(std::process::id()).unwrap());
+    let pidfd = crate::process::pidfd_open(pid).unwrap();
+    crate::process::pidfd_signal(pidfd.as_fd(), libc::SIGKILL).unwrap();
+    child.wait().unwrap();
+    assert!(crate::process::pidfd_signal(pidfd.as_fd(), 0).is_err());
+}
+
+#[test]
+fn proc_readers_answer() {
+    assert_eq!(crate::procfs::boot_id().unwrap().len(), 36);
+    assert!(crate::procfs::uptime().unwrap().as_secs() > 0);
+    assert!(crate::procfs::memory_total().unwrap() >= crate::procfs::memory_available().unwrap());
+    assert!(crate::mount::space(Path::new("/")).unwrap().total_bytes > 0);
+    assert_eq!(crate::procfs::process_stat(i32::MAX).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+}
+
+#[test]
+fn terminal_size_is_kept() {
+    let pair = nix::pty::openpty(None, None).unwrap();
+    crate::pty::set_window_size(pair.master.as_fd(), 120, 40).unwrap();
+    assert_eq!(crate::pty::window_size(pair.slave.as_fd()).unwrap(), (120, 40));
+}
