@@ -66,7 +66,12 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    pub fn new(kind: FieldErrorKind, field: impl Into<String>, bad_value: Option<Value>, detail: impl Into<String>) -> Self {
+    pub fn new(
+        kind: FieldErrorKind,
+        field: impl Into<String>,
+        bad_value: Option<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
         Self { kind, field: field.into(), bad_value, detail: detail.into() }
     }
 
@@ -74,11 +79,19 @@ impl FieldError {
         Self::new(FieldErrorKind::Required, field, None, detail)
     }
 
-    pub fn invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+    pub fn invalid(
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
         Self::new(FieldErrorKind::Invalid, field, Some(value.into()), detail)
     }
 
-    pub fn type_invalid(field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+    pub fn type_invalid(
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
         Self::new(FieldErrorKind::TypeInvalid, field, Some(value.into()), detail)
     }
 
@@ -94,9 +107,17 @@ impl FieldError {
         Self::new(FieldErrorKind::Forbidden, field, None, detail)
     }
 
-    pub fn not_supported(field: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
+    pub fn not_supported(
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        supported: &[&str],
+    ) -> Self {
         let quoted: Vec<String> = supported.iter().map(|s| quote(s)).collect();
-        let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
+        let detail = if quoted.is_empty() {
+            String::new()
+        } else {
+            format!("supported values: {}", quoted.join(", "))
+        };
         Self::new(FieldErrorKind::NotSupported, field, Some(value.into()), detail)
     }
 
@@ -105,7 +126,12 @@ impl FieldError {
     }
 
     pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
-        Self::new(FieldErrorKind::TooMany, field, Some(Value::from(actual)), format!("must have at most {max} items"))
+        Self::new(
+            FieldErrorKind::TooMany,
+            field,
+            Some(Value::from(actual)),
+            format!("must have at most {max} items"),
+        )
     }
 
     /// The message without the field's path.
@@ -127,7 +153,11 @@ impl FieldError {
     }
 
     pub fn cause(&self) -> StatusCause {
-        StatusCause { reason: self.kind.reason().to_owned(), message: self.body(), field: self.field.clone() }
+        StatusCause {
+            reason: self.kind.reason().to_owned(),
+            message: self.body(),
+            field: self.field.clone(),
+        }
     }
 }
 
@@ -154,7 +184,9 @@ pub fn quote(text: &str) -> String {
             '\u{8}' => out.push_str("\\b"),
             '\u{b}' => out.push_str("\\v"),
             '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                out.push_str(&format!("\\x{:02x}", c as u32))
+            }
             c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
             c => out.push(c),
         }

@@ -32,7 +32,9 @@ impl FieldSelector {
 
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         if text.len() > SELECTOR_BYTES_MAX {
-            return Err(SelectorError(format!("field selector is longer than {SELECTOR_BYTES_MAX} bytes")));
+            return Err(SelectorError(format!(
+                "field selector is longer than {SELECTOR_BYTES_MAX} bytes"
+            )));
         }
         let mut terms = Vec::new();
         for part in split_unescaped(text) {
@@ -40,7 +42,9 @@ impl FieldSelector {
                 continue;
             }
             let Some((field, equal, value)) = split_term(part) else {
-                return Err(SelectorError(format!("invalid selector: '{text}'; can't understand '{part}'")));
+                return Err(SelectorError(format!(
+                    "invalid selector: '{text}'; can't understand '{part}'"
+                )));
             };
             terms.push(Term { field: field.to_owned(), value: unescape(value)?, equal });
         }
@@ -56,12 +60,17 @@ impl FieldSelector {
     pub fn check(&self, res: &Resource) -> Result<(), SelectorError> {
         for term in &self.terms {
             let field = term.field.as_str();
-            if field == "metadata.name" || (field == "metadata.namespace" && res.namespaced) || res.fields.contains(&field) {
+            if field == "metadata.name"
+                || (field == "metadata.namespace" && res.namespaced)
+                || res.fields.contains(&field)
+            {
                 continue;
             }
             let message = match res.fields {
                 [] if res.namespaced => {
-                    format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+                    format!(
+                        "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                    )
                 }
                 [] => format!("{field:?} is not a known field selector: only \"metadata.name\""),
                 _ => format!("field label not supported: {field}"),
@@ -129,10 +138,22 @@ fn unescape(value: &str) -> Result<String, SelectorError> {
         match c {
             '\\' => match chars.next() {
                 Some(escaped @ ('\\' | ',' | '=')) => out.push(escaped),
-                Some(other) => return Err(SelectorError(format!("invalid field selector: invalid escape sequence: \\{other}"))),
-                None => return Err(SelectorError(format!("invalid field selector: {value}: ends in a backslash"))),
+                Some(other) => {
+                    return Err(SelectorError(format!(
+                        "invalid field selector: invalid escape sequence: \\{other}"
+                    )));
+                }
+                None => {
+                    return Err(SelectorError(format!(
+                        "invalid field selector: {value}: ends in a backslash"
+                    )));
+                }
             },
-            '=' => return Err(SelectorError(format!("invalid field selector: unescaped '=' in value: {value}"))),
+            '=' => {
+                return Err(SelectorError(format!(
+                    "invalid field selector: unescaped '=' in value: {value}"
+                )));
+            }
             c => out.push(c),
         }
     }

@@ -68,7 +68,9 @@ impl LabelSelector {
     /// The query syntax: `a=b,c!=d,e in (f,g),h,!i,j>1`.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         if text.len() > SELECTOR_BYTES_MAX {
-            return Err(SelectorError(format!("label selector is longer than {SELECTOR_BYTES_MAX} bytes")));
+            return Err(SelectorError(format!(
+                "label selector is longer than {SELECTOR_BYTES_MAX} bytes"
+            )));
         }
         let requirements = Parser::new(text).parse().map_err(SelectorError)?;
         Ok(Self { requirements, nothing: false })
@@ -90,11 +92,18 @@ impl LabelSelector {
             return Ok(Self::nothing());
         }
         let mut requirements = Vec::new();
-        for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
+        for (key, value) in
+            selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten()
+        {
             let values = vec![value.as_str().unwrap_or_default().to_owned()];
-            requirements.push(requirement(key, Operator::Equals, values).map_err(|e| SelectorError(e.to_string()))?);
+            requirements.push(
+                requirement(key, Operator::Equals, values)
+                    .map_err(|e| SelectorError(e.to_string()))?,
+            );
         }
-        for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+        for expression in
+            selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten()
+        {
             requirements.push(from_expression(expression)?);
         }
         Ok(Self { requirements, nothing: false })
@@ -169,39 +178,67 @@ fn from_expression(expression: &Value) -> Result<Requirement, SelectorError> {
         "NotIn" => Operator::NotIn,
         "Exists" => Operator::Exists,
         "DoesNotExist" => Operator::DoesNotExist,
-        other => return Err(SelectorError(format!("{other:?} is not a valid label selector operator"))),
+        other => {
+            return Err(SelectorError(format!("{other:?} is not a valid label selector operator")));
+        }
     };
     let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
     let values = values.map(|v| v.as_str().unwrap_or_default().to_owned()).collect();
     requirement(text("key"), operator, values).map_err(|e| SelectorError(e.to_string()))
 }
 
-fn requirement(key: &str, operator: Operator, values: Vec<String>) -> Result<Requirement, FieldError> {
+fn requirement(
+    key: &str,
+    operator: Operator,
+    values: Vec<String>,
+) -> Result<Requirement, FieldError> {
     check_key(key)?;
     let list = || Value::from(values.clone());
     match operator {
         Operator::In | Operator::NotIn if values.is_empty() => {
-            return Err(FieldError::invalid("values", list(), "for 'in', 'notin' operators, values set can't be empty"));
+            return Err(FieldError::invalid(
+                "values",
+                list(),
+                "for 'in', 'notin' operators, values set can't be empty",
+            ));
         }
         Operator::Equals | Operator::NotEquals if values.len() != 1 => {
-            return Err(FieldError::invalid("values", list(), "exact-match compatibility requires one single value"));
+            return Err(FieldError::invalid(
+                "values",
+                list(),
+                "exact-match compatibility requires one single value",
+            ));
         }
         Operator::Exists | Operator::DoesNotExist if !values.is_empty() => {
-            return Err(FieldError::invalid("values", list(), "values set must be empty for exists and does not exist"));
+            return Err(FieldError::invalid(
+                "values",
+                list(),
+                "values set must be empty for exists and does not exist",
+            ));
         }
         Operator::GreaterThan | Operator::LessThan if values.len() != 1 => {
-            return Err(FieldError::invalid("values", list(), "for 'Gt', 'Lt' operators, exactly one value is required"));
+            return Err(FieldError::invalid(
+                "values",
+                list(),
+                "for 'Gt', 'Lt' operators, exactly one value is required",
+            ));
         }
         _ => {}
     }
     for (i, value) in values.iter().enumerate() {
-        if matches!(operator, Operator::GreaterThan | Operator::LessThan) && value.parse::<i64>().is_err() {
+        if matches!(operator, Operator::GreaterThan | Operator::LessThan)
+            && value.parse::<i64>().is_err()
+        {
             let detail = "for 'Gt', 'Lt' operators, the value must be an integer";
             return Err(FieldError::invalid(format!("values[{i}]"), value.as_str(), detail));
         }
         let problems = names::label_value(value);
         if !problems.is_empty() {
-            return Err(FieldError::invalid(format!("values[{i}][{key}]"), value.as_str(), problems.join("; ")));
+            return Err(FieldError::invalid(
+                format!("values[{i}][{key}]"),
+                value.as_str(),
+                problems.join("; "),
+            ));
         }
     }
     Ok(Requirement { key: key.to_owned(), operator, values: values.into_iter().collect() })
@@ -250,7 +287,8 @@ impl Parser {
     }
 
     fn peek(&self, place: Place) -> (Token, String) {
-        let (token, literal) = self.tokens.get(self.position).cloned().unwrap_or((Token::End, String::new()));
+        let (token, literal) =
+            self.tokens.get(self.position).cloned().unwrap_or((Token::End, String::new()));
         match (place, token) {
             (Place::Value, Token::In | Token::NotIn) => (Token::Identifier, literal),
             _ => (token, literal),
@@ -270,9 +308,14 @@ impl Parser {
             match token {
                 Token::Identifier | Token::Not => {}
                 Token::End => return Ok(requirements),
-                _ => return Err(format!("found '{literal}', expected: !, identifier, or 'end of string'")),
+                _ => {
+                    return Err(format!(
+                        "found '{literal}', expected: !, identifier, or 'end of string'"
+                    ));
+                }
             }
-            let requirement = self.requirement().map_err(|e| format!("unable to parse requirement: {e}"))?;
+            let requirement =
+                self.requirement().map_err(|e| format!("unable to parse requirement: {e}"))?;
             requirements.push(requirement);
             let (token, literal) = self.next(Place::Value);
             match token {
@@ -299,7 +342,8 @@ impl Parser {
         }
         check_key(&key).map_err(|e| e.to_string())?;
         if negated {
-            return requirement(&key, Operator::DoesNotExist, Vec::new()).map_err(|e| e.to_string());
+            return requirement(&key, Operator::DoesNotExist, Vec::new())
+                .map_err(|e| e.to_string());
         }
         if matches!(self.peek(Place::Value).0, Token::End | Token::Comma) {
             return requirement(&key, Operator::Exists, Vec::new()).map_err(|e| e.to_string());
@@ -334,7 +378,9 @@ impl Parser {
         match self.peek(Place::Value) {
             (Token::Close, _) => {}
             (Token::Identifier | Token::Comma, _) => self.identifiers(&mut values)?,
-            (_, literal) => return Err(format!("found '{literal}', expected: ',', ')' or identifier")),
+            (_, literal) => {
+                return Err(format!("found '{literal}', expected: ',', ')' or identifier"));
+            }
         }
         let (token, literal) = self.next(Place::Value);
         match token {
@@ -351,7 +397,9 @@ impl Parser {
                     match self.peek(Place::Value) {
                         (Token::Comma, _) => {}
                         (Token::Close, _) => return Ok(()),
-                        (_, literal) => return Err(format!("found '{literal}', expected: ',' or ')'")),
+                        (_, literal) => {
+                            return Err(format!("found '{literal}', expected: ',' or ')'"));
+                        }
                     }
                 }
                 (Token::Comma, _) => {
@@ -370,7 +418,9 @@ impl Parser {
                         _ => {}
                     }
                 }
-                (_, literal) => return Err(format!("found '{literal}', expected: ',', or identifier")),
+                (_, literal) => {
+                    return Err(format!("found '{literal}', expected: ',', or identifier"));
+                }
             }
         }
     }
@@ -403,7 +453,9 @@ fn lex(text: &str) -> Vec<(Token, String)> {
             '(' => (Token::Open, 1),
             ')' => (Token::Close, 1),
             _ => {
-                let length = rest.find(|c: char| c.is_whitespace() || SPECIAL.contains(&c)).unwrap_or(rest.len());
+                let length = rest
+                    .find(|c: char| c.is_whitespace() || SPECIAL.contains(&c))
+                    .unwrap_or(rest.len());
                 match &rest[..length] {
                     "in" => (Token::In, length),
                     "notin" => (Token::NotIn, length),

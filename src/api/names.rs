@@ -20,7 +20,9 @@ pub fn too_long(max: usize) -> String {
 fn edges_and_middle(text: &str, edge: impl Fn(u8) -> bool, middle: impl Fn(u8) -> bool) -> bool {
     let bytes = text.as_bytes();
     match (bytes.first(), bytes.last()) {
-        (Some(&first), Some(&last)) => edge(first) && edge(last) && bytes.iter().all(|&b| edge(b) || middle(b)),
+        (Some(&first), Some(&last)) => {
+            edge(first) && edge(last) && bytes.iter().all(|&b| edge(b) || middle(b))
+        }
         _ => false,
     }
 }
@@ -70,7 +72,9 @@ pub fn qualified_name(text: &str) -> Vec<String> {
         (Some(prefix), Some(name), None) => {
             match prefix {
                 "" => problems.push("prefix part must be non-empty".to_owned()),
-                prefix => problems.extend(dns1123_subdomain(prefix).into_iter().map(|p| format!("prefix part {p}"))),
+                prefix => problems.extend(
+                    dns1123_subdomain(prefix).into_iter().map(|p| format!("prefix part {p}")),
+                ),
             }
             name
         }
@@ -123,7 +127,9 @@ pub fn port_name(text: &str) -> Vec<String> {
         problems.push(too_long(PORT_NAME_MAX));
     }
     if text.is_empty() || !text.bytes().all(|b| lower_alnum(b) || b == b'-') {
-        problems.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
+        problems.push(
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
+        );
     }
     if !text.bytes().any(|b| b.is_ascii_lowercase()) {
         problems.push("must contain at least one letter (a-z)".to_owned());

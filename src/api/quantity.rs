@@ -15,7 +15,9 @@ const TEXT_MAX: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
-    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
+    #[error(
+        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+    )]
     Format,
     #[error("unable to parse numeric part of quantity")]
     Number,
@@ -259,7 +261,8 @@ fn shifted_long(digits: &str, shift: i32) -> Result<i128, QuantityError> {
     if dropped == 0 || kept.len() > 38 {
         return Ok(CAP);
     }
-    let kept: i128 = if kept.is_empty() { 0 } else { kept.parse().map_err(|_| QuantityError::Number)? };
+    let kept: i128 =
+        if kept.is_empty() { 0 } else { kept.parse().map_err(|_| QuantityError::Number)? };
     Ok(kept.saturating_add(1))
 }
 

@@ -133,7 +133,8 @@ pub fn group_versions() -> Vec<(&'static str, &'static str)> {
     pairs
 }
 
-const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const ALL: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 /// Namespaces and Services know no deletion of collections.
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
@@ -143,7 +144,11 @@ const fn status(group: &'static str, version: &'static str, kind: &'static str) 
     Subresource { name: "status", group, version, kind, verbs: STATUS_VERBS }
 }
 
-const fn sub(name: &'static str, of: (&'static str, &'static str, &'static str), verbs: &'static [&'static str]) -> Subresource {
+const fn sub(
+    name: &'static str,
+    of: (&'static str, &'static str, &'static str),
+    verbs: &'static [&'static str],
+) -> Subresource {
     Subresource { name, group: of.0, version: of.1, kind: of.2, verbs }
 }
 
@@ -207,7 +212,12 @@ const POD_FIELDS: &[&str] = &[
 
 const APPS_FIELDS: &[&str] = &["status.replicas"];
 
-const fn virtual_review(group: &'static str, kind: &'static str, plural: &'static str, singular: &'static str) -> Resource {
+const fn virtual_review(
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+) -> Resource {
     Resource {
         group,
         kind,
@@ -229,7 +239,10 @@ pub static RESOURCES: &[Resource] = &[
         singular: "namespace",
         short_names: &["ns"],
         namespaced: false,
-        subresources: &[status("", "v1", "Namespace"), sub("finalize", ("", "v1", "Namespace"), &["update"])],
+        subresources: &[
+            status("", "v1", "Namespace"),
+            sub("finalize", ("", "v1", "Namespace"), &["update"]),
+        ],
         verbs: NO_COLLECTION,
         strategy: Strategy::Namespace,
         fields: &["status.phase"],
@@ -265,7 +278,13 @@ pub static RESOURCES: &[Resource] = &[
         fields: POD_FIELDS,
         ..BASE
     },
-    Resource { kind: "ConfigMap", plural: "configmaps", singular: "configmap", short_names: &["cm"], ..BASE },
+    Resource {
+        kind: "ConfigMap",
+        plural: "configmaps",
+        singular: "configmap",
+        short_names: &["cm"],
+        ..BASE
+    },
     Resource { kind: "Secret", plural: "secrets", singular: "secret", fields: &["type"], ..BASE },
     Resource {
         kind: "ServiceAccount",
@@ -287,7 +306,13 @@ pub static RESOURCES: &[Resource] = &[
         fields: &["spec.clusterIP", "spec.type"],
         ..BASE
     },
-    Resource { kind: "Endpoints", plural: "endpoints", singular: "endpoints", short_names: &["ep"], ..BASE },
+    Resource {
+        kind: "Endpoints",
+        plural: "endpoints",
+        singular: "endpoints",
+        short_names: &["ep"],
+        ..BASE
+    },
     Resource {
         kind: "Event",
         plural: "events",
@@ -353,7 +378,22 @@ pub static RESOURCES: &[Resource] = &[
         ..BASE
     },
     virtual_review("authentication.k8s.io", "TokenReview", "tokenreviews", "tokenreview"),
-    virtual_review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview"),
-    virtual_review("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview"),
-    virtual_review("authorization.k8s.io", "SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview"),
+    virtual_review(
+        "authentication.k8s.io",
+        "SelfSubjectReview",
+        "selfsubjectreviews",
+        "selfsubjectreview",
+    ),
+    virtual_review(
+        "authorization.k8s.io",
+        "SelfSubjectAccessReview",
+        "selfsubjectaccessreviews",
+        "selfsubjectaccessreview",
+    ),
+    virtual_review(
+        "authorization.k8s.io",
+        "SubjectAccessReview",
+        "subjectaccessreviews",
+        "subjectaccessreview",
+    ),
 ];

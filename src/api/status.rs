@@ -10,7 +10,8 @@ use crate::field::{FieldError, aggregate, quote};
 use crate::resource::Resource;
 
 /// The text of a lost compare-and-set.
-pub const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+pub const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -80,7 +81,12 @@ impl Status {
     pub fn success(res: &Resource, name: &str, uid: &str) -> Self {
         let mut details = details(res.group, res.plural, name);
         details.uid = uid.to_owned();
-        Self { status: "Success".to_owned(), details: Some(details), code: 0, ..Self::failure(0, "", "") }
+        Self {
+            status: "Success".to_owned(),
+            details: Some(details),
+            code: 0,
+            ..Self::failure(0, "", "")
+        }
     }
 
     fn with(mut self, details: StatusDetails) -> Self {
@@ -103,7 +109,8 @@ impl Status {
 
     /// No such path or resource type.
     pub fn no_such_resource() -> Self {
-        Self::failure(404, "NotFound", "the server could not find the requested resource").with(StatusDetails::default())
+        Self::failure(404, "NotFound", "the server could not find the requested resource")
+            .with(StatusDetails::default())
     }
 
     pub fn already_exists(res: &Resource, name: &str) -> Self {
@@ -131,7 +138,8 @@ impl Status {
     }
 
     pub fn conflict_because(res: &Resource, name: &str, why: &str) -> Self {
-        let message = format!("Operation cannot be fulfilled on {} {}: {why}", res.qualified(), quote(name));
+        let message =
+            format!("Operation cannot be fulfilled on {} {}: {why}", res.qualified(), quote(name));
         Self::about(res, name, 409, "Conflict", message)
     }
 
@@ -179,14 +187,19 @@ impl Status {
     }
 
     pub fn method_not_allowed(res: &Resource, action: &str) -> Self {
-        let message = format!("{action} is not supported on resources of kind {}", quote(&res.qualified()));
+        let message =
+            format!("{action} is not supported on resources of kind {}", quote(&res.qualified()));
         Self::failure(405, "MethodNotAllowed", message).with(details(res.group, res.plural, ""))
     }
 
     /// The method is known nowhere on this path.
     pub fn method_not_allowed_here() -> Self {
-        Self::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
-            .with(StatusDetails::default())
+        Self::failure(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
+        .with(StatusDetails::default())
     }
 
     pub fn gone(message: impl Into<String>) -> Self {
@@ -203,7 +216,11 @@ impl Status {
     }
 
     pub fn too_large(limit: usize) -> Self {
-        Self::failure(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit}"))
+        Self::failure(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: limit is {limit}"),
+        )
     }
 
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {
@@ -215,11 +232,16 @@ impl Status {
     }
 
     pub fn not_acceptable(accepted: &[&str]) -> Self {
-        Self::failure(406, "NotAcceptable", format!("only the following media types are accepted: {}", accepted.join(", ")))
+        Self::failure(
+            406,
+            "NotAcceptable",
+            format!("only the following media types are accepted: {}", accepted.join(", ")),
+        )
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        Self::failure(429, "TooManyRequests", message).with(StatusDetails { retry_after_seconds, ..StatusDetails::default() })
+        Self::failure(429, "TooManyRequests", message)
+            .with(StatusDetails { retry_after_seconds, ..StatusDetails::default() })
     }
 
     pub fn internal(message: impl fmt::Display) -> Self {
@@ -266,7 +288,12 @@ pub fn qualified(group: &str, name: &str) -> String {
 }
 
 fn details(group: &str, kind: &str, name: &str) -> StatusDetails {
-    StatusDetails { name: name.to_owned(), group: group.to_owned(), kind: kind.to_owned(), ..StatusDetails::default() }
+    StatusDetails {
+        name: name.to_owned(),
+        group: group.to_owned(),
+        kind: kind.to_owned(),
+        ..StatusDetails::default()
+    }
 }
 
 fn kind() -> String {
