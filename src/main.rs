@@ -1,1 +1,52 @@
-fn main() {}
+//! The one binary. Which program it is depends on how it was started: PID 1 of the appliance, the runtime process, or the
+//! server. Only this package knows all crates; it connects them and decides nothing else.
+
+mod cli;
+mod config;
+mod link;
+mod log;
+mod network;
+mod node;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("copepod: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let args = config::with_file(std::env::args_os().collect(), std::env::var_os("COPEPOD_CONFIG_FILE"))?;
+    match Cli::parse_from(args).command {
+        Command::Server(flags) => {
+            log::start(flags.debug);
+            install_crypto();
+            server::run(*flags)
+        }
+        // Before any thread exists: containers are cloned from this process.
+        Command::Runtime(flags) => {
+            log::start(false);
+            let config = runtime::process::Config {
+                socket: flags.socket,
+                state_dir: flags.state,
+                cgroup_root: flags.cgroup_root,
+            };
+            Ok(runtime::process::main(config)?)
+        }
+    }
+}
+
+/// ring is the one crypto library; a second installation would only repeat the first.
+fn install_crypto() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+}

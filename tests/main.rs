@@ -1,1 +1,8 @@
-#[test] fn t(){}
+//! Tests of the whole binary: a real node in namespaces of its own, driven with the stock kubectl. They need root.
+//! `COPEPOD_BIN` names the binary, `KUBECTL` the client; `make test-node` sets both.
+
+mod input;
+mod node;
+mod registry;
+mod restart;
+mod tidy;

@@ -1,0 +1,99 @@
+//! The table of figures, each beside its bound and its aim.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+#[derive(Default)]
+pub(crate) struct Figures {
+    rows: Vec<[String; 4]>,
+    server_and_runtime: f64,
+}
+
+impl Figures {
+    fn row(&mut self, what: impl Into<String>, figure: String, bound: &str, aim: &str) {
+        self.rows.push([what.into(), figure, bound.to_owned(), aim.to_owned()]);
+    }
+
+    pub(crate) fn binaries(&mut self, folder: &str) -> Result<()> {
+        let mut files: Vec<_> = std::fs::read_dir(folder)?.flatten().collect();
+        files.sort_by_key(|f| f.file_name());
+        for file in files {
+            let size = mib(file.metadata()?.len() as f64);
+            self.row(format!("binary {}", file.file_name().display()), size, "24 MiB", "-");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn start_to_ready(&mut self, milliseconds: &[f64]) {
+        self.row("start of an empty server to node Ready", spread(milliseconds), "2 s", "-");
+    }
+
+    pub(crate) fn memory(&mut self, when: &str, process: &str, pss: u64) {
+        self.row(format!("PSS of {process}, {when}"), mib(pss as f64), "-", "-");
+        self.server_and_runtime += pss as f64;
+        if process.starts_with("runtime") {
+            let total = mib(std::mem::take(&mut self.server_and_runtime));
+            self.row(format!("PSS of server, agent and runtime, {when}"), total, "64 MiB", "40 MiB with 10 pods");
+        }
+    }
+
+    pub(crate) fn idle(&mut self, time: Duration, written: f64, cpu_seconds: f64) {
+        let minutes = time.as_secs_f64() / 60.0;
+        let per_day = written * 1440.0 / minutes;
+        self.row(format!("written in {minutes} idle minutes"), format!("{} ({} a day)", mib(written), mib(per_day)), "1 MiB in 10 minutes", "1 MiB a day");
+        let share = 100.0 * cpu_seconds / time.as_secs_f64();
+        self.row("idle CPU, of one core", format!("{share:.2} %"), "-", "0.2 %");
+    }
+
+    pub(crate) fn rate(&mut self, operation: &str, clients: usize, per_second: f64) {
+        let bound = if (operation, clients) == ("create", 32) { "1000/s" } else { "-" };
+        let aim = match operation {
+            "list" => "20 times upstream with etcd",
+            _ => "5 times upstream with etcd",
+        };
+        let what = match operation {
+            "create" => "durable creates of a ConfigMap",
+            "get" => "gets of a ConfigMap",
+            _ => "lists of 500 ConfigMaps",
+        };
+        self.row(format!("{what}, {clients} clients"), format!("{per_second:.0}/s"), bound, aim);
+    }
+
+    pub(crate) fn pod_ready(&mut self, milliseconds: &[f64]) {
+        self.row("pod created to Ready, image present", spread(milliseconds), "p50 200 ms", "p50 60 ms");
+    }
+}
+
+fn mib(bytes: f64) -> String {
+    format!("{:.2} MiB", bytes / MIB)
+}
+
+/// Median, least and most of some milliseconds.
+fn spread(milliseconds: &[f64]) -> String {
+    let mut sorted = milliseconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match (sorted.first(), sorted.get(sorted.len() / 2), sorted.last()) {
+        (Some(least), Some(median), Some(most)) => {
+            format!("p50 {median:.0} ms ({least:.0} to {most:.0}, {} runs)", sorted.len())
+        }
+        _ => "none".to_owned(),
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        writeln!(f, "# Figures\n\nWritten by `make bench`; not edited by hand. Measured on a {} machine with {cores} cores and Linux {}.\n", std::env::consts::ARCH, kernel.trim())?;
+        writeln!(f, "Load comes from another process on the same machine over TLS. Bounds are what the project holds now, aims what it works towards.\n")?;
+        writeln!(f, "| what | figure | bound | aim |\n|---|---|---|---|")?;
+        for [what, figure, bound, aim] in &self.rows {
+            writeln!(f, "| {what} | {figure} | {bound} | {aim} |")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! Measures a server on this machine and writes the figures, each beside its aim: `make bench`.
+//!
+//! The machine is made by `testkit`; what has to run inside its network (load, waiting for Ready) is this program again, as
+//! `bench inside …`. Start reading at [`measure`].
+
+mod figures;
+mod inside;
+mod process;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use testkit::Machine;
+
+use figures::Figures;
+use process::Usage;
+
+const START_RUNS: usize = 5;
+const PODS: usize = 10;
+const CLIENTS: [usize; 3] = [1, 8, 32];
+
+#[derive(Parser)]
+struct Flags {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// How long the idle node is watched
+    #[arg(long, default_value_t = 600)]
+    idle_seconds: u64,
+    /// Where the figures go
+    #[arg(long, default_value = "docs/figures.md")]
+    output: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A part that runs within the machine's network
+    #[command(hide = true)]
+    Inside(inside::Flags),
+}
+
+fn main() -> Result<()> {
+    let flags = Flags::parse();
+    match flags.command {
+        Some(Command::Inside(inside)) => inside::run(inside),
+        None => {
+            let figures = measure(Duration::from_secs(flags.idle_seconds))?;
+            let text = figures.to_string();
+            print!("{text}");
+            std::fs::write(&flags.output, text).with_context(|| flags.output.display().to_string())
+        }
+    }
+}
+
+fn measure(idle: Duration) -> Result<Figures> {
+    let mut figures = Figures::default();
+    figures.binaries("build/bin")?;
+    eprintln!("bench: start to Ready");
+    start_to_ready(&mut figures)?;
+    let machine = Machine::ready();
+    eprintln!("bench: idle for {} s", idle.as_secs());
+    idle_cost(&machine, &mut figures, idle)?;
+    eprintln!("bench: API");
+    for operation in ["create", "get", "list"] {
+        for clients in CLIENTS {
+            let rate = number(&inside(&machine, &["load", operation, "--clients", &clients.to_string()])?)?;
+            figures.rate(operation, clients, rate);
+        }
+    }
+    machine.ok(&["delete", "configmaps", "-l", "bench=load", "--wait=false"]);
+    eprintln!("bench: pods");
+    let times = inside(&machine, &["pods", "--count", "20"])?;
+    figures.pod_ready(&numbers(&times)?);
+    inside(&machine, &["hold", "--count", &PODS.to_string()])?;
+    for (name, usage) in usages(&machine)? {
+        figures.memory(&format!("with {PODS} pods"), &name, usage.pss);
+    }
+    Ok(figures)
+}
+
+fn start_to_ready(figures: &mut Figures) -> Result<()> {
+    let mut times = Vec::new();
+    for _ in 0..START_RUNS {
+        let mut machine = Machine::new();
+        let begin = Instant::now();
+        machine.spawn(&[]);
+        inside(&machine, &["ready"])?;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+    }
+    figures.start_to_ready(&times);
+    Ok(())
+}
+
+/// Memory at rest, and what the node writes and computes while nobody asks it anything.
+fn idle_cost(machine: &Machine, figures: &mut Figures, idle: Duration) -> Result<()> {
+    std::thread::park_timeout(Duration::from_secs(5));
+    let before = usages(machine)?;
+    for (name, usage) in &before {
+        figures.memory("idle", name, usage.pss);
+    }
+    std::thread::park_timeout(idle);
+    let after = usages(machine)?;
+    let total = |usages: &[(String, Usage)], of: fn(&Usage) -> f64| usages.iter().map(|(_, u)| of(u)).sum::<f64>();
+    let written = total(&after, |u| u.written as f64) - total(&before, |u| u.written as f64);
+    let cpu = total(&after, |u| u.cpu.as_secs_f64()) - total(&before, |u| u.cpu.as_secs_f64());
+    figures.idle(idle, written, cpu);
+    Ok(())
+}
+
+/// The server and the runtime process.
+fn usages(machine: &Machine) -> Result<Vec<(String, Usage)>> {
+    let mut found = Vec::new();
+    for (pid, line) in machine.processes() {
+        let name = match line.split('\0').nth(1) {
+            Some("server") => "server and agent",
+            Some("runtime") => "runtime process",
+            _ => continue,
+        };
+        found.push((name.to_owned(), Usage::of(pid)?));
+    }
+    ensure!(found.len() == 2, "expected one server and one runtime process, found {}", found.len());
+    found.sort_by(|a, b| b.0.cmp(&a.0));
+    Ok(found)
+}
+
+/// Runs a part of this program within the machine's network.
+fn inside(machine: &Machine, args: &[&str]) -> Result<String> {
+    let program = std::env::current_exe()?;
+    let kubeconfig = machine.path("kubeconfig");
+    let mut all = vec!["inside", "--kubeconfig", kubeconfig.to_str().context("path")?];
+    all.extend(args);
+    let output = machine.run(program.to_str().context("path")?, &all);
+    output.map_err(|message| anyhow::anyhow!("bench {}: {message}", args.join(" ")))
+}
+
+fn number(text: &str) -> Result<f64> {
+    text.trim().parse().with_context(|| format!("expected a number, not {text:?}"))
+}
+
+fn numbers(text: &str) -> Result<Vec<f64>> {
+    text.split_whitespace().map(number).collect()
+}
