@@ -35,10 +35,10 @@ pub enum Error {
     InUse { path: PathBuf },
     #[error("database {} is corrupt: {detail}", .path.display())]
     Corrupt { path: PathBuf, detail: Arc<str> },
-    #[error("cannot read database {path}: {detail}")]
-    Read { path: Arc<str>, detail: Arc<str> },
-    #[error("cannot write database {path}: {detail}")]
-    Write { path: Arc<str>, detail: Arc<str> },
+    #[error("cannot read database {}: {detail}", .path.display())]
+    Read { path: PathBuf, detail: Arc<str> },
+    #[error("cannot write database {}: {detail}", .path.display())]
+    Write { path: PathBuf, detail: Arc<str> },
     #[error("too many watches, the limit is {limit}")]
     TooManyWatches { limit: usize },
     #[error("store is closed")]

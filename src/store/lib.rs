@@ -11,11 +11,17 @@
 //! Start reading at [`Store`] (`handle.rs`), then `writer.rs` (how a batch becomes a commit), `state.rs` (what is in
 //! memory), `history.rs` and `watch.rs` (how a change reaches a watcher), and `disk.rs` (the file).
 
+mod disk;
 mod entry;
 mod error;
 mod handle;
+mod history;
+mod key;
 mod options;
+mod reader;
+mod state;
 mod watch;
+mod writer;
 
 pub use entry::{Entry, Event, EventKind, Expect, ListOptions, NewValue, Page, Revision};
 pub use error::Error;
