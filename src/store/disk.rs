@@ -155,8 +155,11 @@ impl Disk {
     fn prepare(&self, bytes_max: u64) -> rusqlite::Result<()> {
         let connection = &self.connection;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        // Only takes effect while the file is empty.
-        connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
+        let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+        if number("PRAGMA page_count")? == 0 {
+            // Takes effect in an empty file only, but would write to the header of any.
+            connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
+        }
         connection.execute_batch(
             "PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
@@ -167,8 +170,7 @@ impl Disk {
              PRAGMA cell_size_check = ON;
              PRAGMA trusted_schema = OFF;",
         )?;
-        let page_size: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
-        let pages_max = signed(bytes_max) / page_size.max(1);
+        let pages_max = signed(bytes_max) / number("PRAGMA page_size")?.max(1);
         connection.query_row(&format!("PRAGMA max_page_count = {pages_max}"), [], |_| Ok(()))
     }
 
@@ -304,7 +306,11 @@ fn give_back(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     };
     let free = number("PRAGMA freelist_count")?;
     if free > FREE_PAGES_KEPT && free > number("PRAGMA page_count")? / 4 {
-        transaction.execute_batch(&format!("PRAGMA incremental_vacuum({FREE_PAGES_STEP})"))?;
+        // Each step of the statement gives back one page.
+        let mut statement =
+            transaction.prepare(&format!("PRAGMA incremental_vacuum({FREE_PAGES_STEP})"))?;
+        let mut steps = statement.query([])?;
+        while steps.next()?.is_some() {}
     }
     Ok(())
 }

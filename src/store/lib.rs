@@ -23,6 +23,9 @@ mod state;
 mod watch;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use entry::{Entry, Event, EventKind, Expect, ListOptions, NewValue, Page, Revision};
 pub use error::Error;
 pub use handle::Store;
