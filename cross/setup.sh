@@ -8,11 +8,16 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+missing_debian() {
+    local package
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || echo "$package"
+    done
+}
+
 install_debian() {
     local missing
-    missing=$(for package in "$@"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' || echo "$package"
-    done)
+    missing=$(missing_debian "$@")
     [ -n "$missing" ] || return 0
     echo "setup: installing Debian packages:" $missing
     as_root apt-get -qq update || echo "setup: apt-get update reported errors; going on with the package lists at hand" >&2
@@ -38,13 +43,17 @@ if command -v rustup >/dev/null; then
     done
 fi
 
+toolchain=$(cat cross/debian-toolchain.txt)
 for triple in x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf; do
     if command -v rustup >/dev/null; then
         rustup target list --installed | grep -qx "$triple" && continue
+        # Where Debian's compiler was needed before, rustup is not asked again.
+        # shellcheck disable=SC2086
+        [ -n "$(missing_debian $toolchain)" ] || continue
         echo "setup: rustup target add $triple"
         timeout 120 rustup target add "$triple" >/dev/null 2>&1 && continue
         echo "setup: rustup has no $triple here; its standard library will be compiled with Debian's rustc"
     fi
-    # shellcheck disable=SC2046
-    install_debian $(cat cross/debian-toolchain.txt)
+    # shellcheck disable=SC2086
+    install_debian $toolchain
 done
