@@ -37,6 +37,8 @@ KEEPS_EMPTY = {
     ("core.v1.PersistentVolumeClaimSpec", "storageClassName"),
     ("core.v1.PersistentVolumeClaimSpec", "volumeAttributesClassName"),
     ("core.v1.SELinuxOptions", "level"),
+    ("core.v1.HostPathVolumeSource", "type"),
+    ("core.v1.GRPCAction", "service"),
 }
 
 
