@@ -140,6 +140,16 @@ impl Disk {
         read_value(&self.connection, &self.path, created, modified)
     }
 
+    /// Moves what is in the log beside the file into the file, so that the log starts over in the space it has: on a
+    /// full disk that is what later writes, deletions too, can still use.
+    pub(crate) fn fold_log(&self) {
+        if let Err(error) =
+            self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
+        {
+            tracing::warn!(path = %self.path.display(), %error, "log beside the database is not folded");
+        }
+    }
+
     /// Brings everything into the one file and closes it. `reserve` gives back the revisions reserved but not used.
     pub(crate) fn close(mut self, reserve: Option<Revision>) -> Result<(), Error> {
         if reserve.is_some() {

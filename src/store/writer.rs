@@ -3,7 +3,7 @@
 //! It takes all writes that wait, decides them one after the other against the memory and each other, puts the durable
 //! ones into one transaction, commits it with one fsync, makes the changes visible, and only then answers. If the
 //! commit fails nothing of the batch has happened; when space has run out, the writes are tried again one by one, so
-//! that those that free space get through.
+//! that those that need none, or free some, get through.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,8 +57,6 @@ struct Plan {
     changes: Vec<(Event, bool)>,
     /// Keys changed by this batch, with what they hold after it.
     pending: HashMap<Arc<str>, Option<Entry>>,
-    /// One for each write of the batch.
-    answers: Vec<Result<Event, Error>>,
     /// Growth and shrinking of the bytes of memory-only entries.
     memory_added: usize,
     memory_freed: usize,
@@ -103,21 +101,28 @@ impl Writer {
     }
 
     fn commit(&mut self, batch: &[Write]) -> Vec<Result<Event, Error>> {
-        if batch.is_empty() {
-            return Vec::new();
-        }
-        let mut plan = Plan::default();
-        for write in batch {
-            let answer = self.decide(write, &mut plan);
-            plan.answers.push(answer);
-        }
-        match self.store(plan.changes) {
-            Ok(()) => plan.answers,
-            Err(Error::Full { .. }) if batch.len() > 1 => {
-                batch.iter().flat_map(|write| self.commit(std::slice::from_ref(write))).collect()
+        match self.attempt(batch) {
+            Ok(answers) => answers,
+            Err(Error::Full { .. }) => {
+                if let Some(disk) = &self.disk {
+                    disk.fold_log();
+                }
+                let one = |write| {
+                    self.attempt(std::slice::from_ref(write))
+                        .unwrap_or_else(|error| vec![Err(error)])
+                };
+                batch.iter().flat_map(one).collect()
             }
             Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
         }
+    }
+
+    /// Does all of a batch, or nothing of it.
+    fn attempt(&mut self, batch: &[Write]) -> Result<Vec<Result<Event, Error>>, Error> {
+        let mut plan = Plan::default();
+        let answers = batch.iter().map(|write| self.decide(write, &mut plan)).collect();
+        self.store(plan.changes)?;
+        Ok(answers)
     }
 
     /// Decides one write against the memory and the writes before it in the batch.
