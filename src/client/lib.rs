@@ -8,6 +8,7 @@
 
 mod backoff;
 mod cache;
+mod caches;
 mod error;
 mod mailbox;
 mod object;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use backoff::Backoff;
 pub use cache::{Cache, Scope};
+pub use caches::{Caches, NODE_LEASE_NAMESPACE, ROOT_CA_CONFIG_MAP};
 pub use error::{Error, Result};
 pub use mailbox::{Change, Subscription};
 pub use object::{Key, Object, PartialObject, controller_of, key_of, reference, revision_of};

@@ -1,6 +1,6 @@
 //! The one reconcile loop: feeds turn changes of caches into keys, workers reconcile keys.
 
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub struct Controller<Q> {
     synced: Vec<Synced>,
 }
 
-impl<Q: Ord + Clone + Display + Send + Sync + 'static> Controller<Q> {
+impl<Q: Ord + Clone + Debug + Send + Sync + 'static> Controller<Q> {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
@@ -132,7 +132,7 @@ impl<Q: Ord + Clone + Display + Send + Sync + 'static> Controller<Q> {
                 }
             }
             Err(error) => {
-                tracing::debug!(controller = self.name, %key, %error, "{QUIET_FAILURES}");
+                tracing::debug!(controller = self.name, ?key, %error, "{QUIET_FAILURES}");
                 self.queue.done(key, true);
             }
         }

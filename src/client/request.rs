@@ -25,6 +25,11 @@ impl ResourcePath {
         Self { group: K::GROUP, version: K::VERSION, plural: K::URL_PATH_SEGMENT }
     }
 
+    /// The kind this path belongs to, from the table of served resources.
+    pub fn resource(&self) -> Option<&'static api::Resource> {
+        api::find(self.group, self.version, self.plural)
+    }
+
     /// The path of a collection (`name` empty), an object, or a subresource of it. An empty namespace means
     /// cluster scope, or all namespaces.
     pub fn path(&self, namespace: &str, name: &str, sub: &str) -> String {
@@ -44,6 +49,19 @@ impl ResourcePath {
             }
         }
         path
+    }
+}
+
+impl From<&'static api::Resource> for ResourcePath {
+    fn from(resource: &'static api::Resource) -> Self {
+        Self { group: resource.group, version: resource.version, plural: resource.plural }
+    }
+}
+
+impl std::fmt::Display for ResourcePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.plural)?;
+        if self.group.is_empty() { Ok(()) } else { write!(f, ".{}", self.group) }
     }
 }
 

@@ -66,6 +66,20 @@ impl Client {
         }
     }
 
+    /// Like `get_opt`, for an object whose collection is given by its path.
+    pub async fn get_at<K: Object>(
+        &self,
+        resource: ResourcePath,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<K>> {
+        match self.call(Method::GET, resource.path(namespace, name, ""), None).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     pub async fn list<K: Object>(&self, namespace: &str, params: &ListParams) -> Result<List<K>> {
         let params = ListParams { namespace: namespace.to_owned(), ..params.clone() };
         self.list_at(ResourcePath::of::<K>(), &params).await
@@ -118,6 +132,14 @@ impl Client {
         let namespace = object.metadata().namespace.as_deref().unwrap_or_default();
         let path = ResourcePath::of::<K>().path(namespace, "", "");
         self.call(Method::POST, path, Some(("application/json", encode::<K>(object)?))).await
+    }
+
+    /// Creates an object given as JSON in the collection given by its path.
+    pub async fn create_at<K: Object>(&self, resource: ResourcePath, object: &Value) -> Result<K> {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        let body = Bytes::from(object.to_string());
+        self.call(Method::POST, resource.path(namespace, "", ""), Some(("application/json", body)))
+            .await
     }
 
     /// Replaces an object; its resource version, when set, must be the current one.

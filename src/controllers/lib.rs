@@ -1,1 +1,100 @@
-//! controllers
+//! The controllers: what a Deployment, a ReplicaSet, a namespace or a node needs done, decided without IO.
+//!
+//! Each controller is a pure planner `plan(observed, now) -> Vec<Action>` with golden cases in `cases/`, and one row
+//! in [`table::TABLE`]. The queue, back-off and loop live once in `client`; [`shell::Shell`] alone sends requests.
+//!
+//! Deliberately unknown here: the store, the transport, and what a node does with a pod.
+//!
+//! Start reading at [`run`], then `action.rs`, then `replicaset/plan.rs`.
+
+pub mod action;
+mod deployment;
+mod endpoints;
+mod garbage;
+mod namespace;
+mod node;
+mod ownership;
+mod podgc;
+mod pods;
+mod replicaset;
+mod root_ca;
+mod service_account;
+pub mod shell;
+pub mod table;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use client::{Caches, Client};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Settings of the controllers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The range pods get their addresses from.
+    pub cluster_cidr: Cidr,
+    /// Prefix length of the part each node gets.
+    pub node_mask: u8,
+    /// PEM of the CA that every namespace publishes.
+    pub root_ca_pem: String,
+}
+
+/// An address range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+/// The text is not an address range.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not an address range such as 10.42.0.0/16")]
+pub struct CidrError(String);
+
+impl std::str::FromStr for Cidr {
+    type Err = CidrError;
+
+    fn from_str(text: &str) -> Result<Self, CidrError> {
+        let wrong = || CidrError(text.to_owned());
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        if prefix > longest { Err(wrong()) } else { Ok(Self { address, prefix }) }
+    }
+}
+
+/// Runs all controllers until shutdown, on caches of their own.
+pub async fn run(client: Client, config: Config, shutdown: watch::Receiver<bool>) {
+    let caches = Caches::start(&client);
+    run_with(client, caches, config, shutdown).await;
+}
+
+/// Runs all controllers until shutdown, on caches shared with others.
+pub async fn run_with(
+    client: Client,
+    caches: Caches,
+    config: Config,
+    shutdown: watch::Receiver<bool>,
+) {
+    let config = Arc::new(config);
+    let metadata = table::Metadata::start(&client);
+    let mut running = JoinSet::new();
+    for row in table::TABLE {
+        let shell =
+            shell::Shell::new(client.clone(), caches.clone(), config.clone(), row.component);
+        running.spawn((row.start)(
+            table::Context { shell, metadata: metadata.clone() },
+            shutdown.clone(),
+        ));
+    }
+    while let Some(ended) = running.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller ended");
+        }
+    }
+}
