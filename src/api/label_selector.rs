@@ -72,7 +72,8 @@ impl LabelSelector {
                 "label selector is longer than {SELECTOR_BYTES_MAX} bytes"
             )));
         }
-        let requirements = Parser::new(text).parse().map_err(SelectorError)?;
+        let mut requirements = Parser::new(text).parse().map_err(SelectorError)?;
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Self { requirements, nothing: false })
     }
 
@@ -106,6 +107,7 @@ impl LabelSelector {
         {
             requirements.push(from_expression(expression)?);
         }
+        requirements.sort_by(|a: &Requirement, b| a.key.cmp(&b.key));
         Ok(Self { requirements, nothing: false })
     }
 
