@@ -22,7 +22,7 @@ use super::tls::TlsConfigs;
 
 /// Broken downloads in a row, without a single new byte, before a layer is given up.
 const FRUITLESS_TRIES_MAX: u32 = 5;
-const RETRY_DELAY: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 const TOKEN_BYTES_MAX: u64 = 1024 * 1024;
 /// Part of an error answer that is read for its message.

@@ -1,1 +1,10 @@
-//! Tests.
+//! Tests of images: names, layers, archives, registries. They need root, as the store itself does.
+
+mod archives;
+mod fixture;
+mod layers;
+mod names;
+mod pulls;
+mod registry;
+mod tarball;
+mod users;
