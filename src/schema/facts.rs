@@ -139,10 +139,6 @@ pub(crate) fn type_at(index: usize) -> &'static Type {
     &FACTS.types[index]
 }
 
-pub(crate) fn types() -> &'static [Type] {
-    &FACTS.types
-}
-
 fn parse(text: &'static str) -> Facts {
     let lines = || text.lines().filter(|line| !line.starts_with('#'));
     let heads = lines().filter_map(|line| line.strip_prefix("type "));
