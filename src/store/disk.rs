@@ -16,6 +16,7 @@ use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
 };
 
+use crate::spare::Spare;
 use crate::{Entry, Error, Event, EventKind, Revision};
 
 /// "cpod", in the header of the file.
@@ -26,7 +27,8 @@ const FORMAT: i64 = 1;
 const FILE_BYTES_MIN: u64 = 64 << 10;
 /// How long to wait for another process that has the file open, such as a backup tool.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Free pages that are kept for new rows; beyond that, and beyond a quarter of the file, they are given back.
+/// Free pages that are kept for new rows; beyond that, and beyond a quarter of the file, they are given back. On a full
+/// disk none are kept.
 const FREE_PAGES_KEPT: i64 = 256;
 /// Free pages given back by one transaction.
 const FREE_PAGES_STEP: i64 = 64;
@@ -40,6 +42,7 @@ const TABLES: &str = "
 pub(crate) struct Disk {
     connection: Connection,
     path: PathBuf,
+    spare: Spare,
     _lock: File,
 }
 
@@ -52,7 +55,8 @@ impl Disk {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection =
             Connection::open_with_flags(path, flags).map_err(|error| opening(path, &error))?;
-        let disk = Disk { connection, path: path.to_owned(), _lock: lock };
+        let spare = Spare::take(suffixed(path, "-spare"));
+        let disk = Disk { connection, path: path.to_owned(), spare, _lock: lock };
         disk.prepare(bytes_max.max(FILE_BYTES_MIN)).map_err(|error| opening(path, &error))?;
         if disk.connection.is_readonly("main").unwrap_or(true) {
             return Err(open_error(path, &"it is read-only"));
@@ -114,7 +118,8 @@ impl Disk {
                 .and_then(|mut statement| statement.execute([signed(reserve)]))
                 .map_err(failed)?;
         }
-        give_back(&transaction).map_err(failed)?;
+        let kept = if self.spare.is_held() { FREE_PAGES_KEPT } else { 0 };
+        give_back(&transaction, kept).map_err(failed)?;
         Ok(Pending { transaction, path })
     }
 
@@ -140,12 +145,17 @@ impl Disk {
         read_value(&self.connection, &self.path, created, modified)
     }
 
-    /// Moves what is in the log beside the file into the file, so that the log starts over in the space it has: on a
-    /// full disk that is what later writes, deletions too, can still use.
-    pub(crate) fn fold_log(&self) {
-        if let Err(error) =
-            self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
-        {
+    /// Whether there is space for what makes the file grow. Once the spare space is used up it must come back first.
+    pub(crate) fn may_grow(&mut self) -> bool {
+        self.spare.hold()
+    }
+
+    /// Gives up the spare space so that the log beside the file can be moved into the file and start over: what it
+    /// occupies is what writes on a full disk can use, deletions too.
+    pub(crate) fn use_spare(&mut self) {
+        self.spare.release();
+        let folded = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+        if let Err(error) = folded {
             tracing::warn!(path = %self.path.display(), %error, "log beside the database is not folded");
         }
     }
@@ -175,8 +185,8 @@ impl Disk {
              PRAGMA synchronous = FULL;
              PRAGMA cache_size = -1024;
              PRAGMA temp_store = MEMORY;
-             PRAGMA wal_autocheckpoint = 1000;
-             PRAGMA journal_size_limit = 4194304;
+             PRAGMA wal_autocheckpoint = 512;
+             PRAGMA journal_size_limit = 2097152;
              PRAGMA cell_size_check = ON;
              PRAGMA trusted_schema = OFF;",
         )?;
@@ -310,12 +320,12 @@ fn apply(transaction: &Transaction<'_>, event: &Event) -> rusqlite::Result<()> {
 }
 
 /// One small step of giving free pages back to the file system.
-fn give_back(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+fn give_back(transaction: &Transaction<'_>, kept: i64) -> rusqlite::Result<()> {
     let number = |sql: &str| -> rusqlite::Result<i64> {
         transaction.prepare_cached(sql)?.query_row([], |row| row.get(0))
     };
     let free = number("PRAGMA freelist_count")?;
-    if free > FREE_PAGES_KEPT && free > number("PRAGMA page_count")? / 4 {
+    if free > kept && (kept == 0 || free > number("PRAGMA page_count")? / 4) {
         // Each step of the statement gives back one page.
         let mut statement =
             transaction.prepare(&format!("PRAGMA incremental_vacuum({FREE_PAGES_STEP})"))?;

@@ -19,6 +19,7 @@ mod history;
 mod key;
 mod options;
 mod reader;
+mod spare;
 mod state;
 mod watch;
 mod writer;

@@ -149,6 +149,11 @@ impl State {
         self.memory_bytes
     }
 
+    /// The length of the value of a key.
+    pub(crate) fn size(&self, key: &str) -> Option<usize> {
+        self.index.get(key).map(|slot| slot.size)
+    }
+
     pub(crate) fn contains(&self, key: &str) -> bool {
         self.index.contains_key(key)
     }

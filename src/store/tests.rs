@@ -2,6 +2,7 @@
 
 mod contract;
 mod file;
+mod full;
 mod model;
 mod verdict;
 

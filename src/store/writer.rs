@@ -19,6 +19,8 @@ use crate::{Durability, Entry, Error, Event, EventKind, Expect, NewValue, Option
 /// Revisions reserved on the disk at a time. At one memory-only write a second, an idle node writes to the disk for
 /// them every twelve days.
 const RESERVE_REVISIONS: Revision = 1 << 20;
+/// What a value may grow by and still be written on a full disk: marking something for deletion takes a few bytes.
+const GROWTH_BYTES_MAX: usize = 1024;
 
 pub(crate) enum Command {
     Write(Write),
@@ -103,18 +105,28 @@ impl Writer {
     fn commit(&mut self, batch: &[Write]) -> Vec<Result<Event, Error>> {
         match self.attempt(batch) {
             Ok(answers) => answers,
-            Err(Error::Full { .. }) => {
-                if let Some(disk) = &self.disk {
-                    disk.fold_log();
-                }
-                let one = |write| {
-                    self.attempt(std::slice::from_ref(write))
-                        .unwrap_or_else(|error| vec![Err(error)])
-                };
-                batch.iter().flat_map(one).collect()
-            }
+            Err(Error::Full { .. }) => batch.iter().map(|write| self.squeeze(write)).collect(),
             Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),
         }
+    }
+
+    /// Writes on a full disk: what does not make the file grow may use the spare space.
+    fn squeeze(&mut self, write: &Write) -> Result<Event, Error> {
+        let alone = std::slice::from_ref(write);
+        let mut answers = self.attempt(alone);
+        if matches!(answers, Err(Error::Full { .. })) && !self.grows(write) {
+            if let Some(disk) = &mut self.disk {
+                disk.use_spare();
+            }
+            answers = self.attempt(alone);
+        }
+        answers?.pop().ok_or(Error::Closed)?
+    }
+
+    fn grows(&self, write: &Write) -> bool {
+        let Some(value) = &write.value else { return false };
+        let size = self.shared.read().size(&write.key);
+        size.is_none_or(|size| value.bytes.len() > size + GROWTH_BYTES_MAX)
     }
 
     /// Does all of a batch, or nothing of it.
@@ -146,6 +158,11 @@ impl Writer {
         let durable = self.disk.is_some() && (self.durability)(&write.key) == Durability::Durable;
         if !durable {
             self.account(&event, plan)?;
+        } else if self.grows(write) && !self.disk.as_mut().is_some_and(Disk::may_grow) {
+            return Err(Error::Full {
+                place: event.entry.key,
+                detail: "the disk is full, only deletions and small changes are possible".into(),
+            });
         }
         self.last = revision;
         let after = (event.kind == EventKind::Put).then(|| event.entry.clone());
