@@ -15,9 +15,11 @@ pub mod machine;
 pub mod module;
 pub mod mount;
 pub mod namespace;
+pub mod privileges;
 pub mod process;
 pub mod procfs;
 pub mod pty;
+pub mod xattr;
 
 #[cfg(test)]
 mod tests;

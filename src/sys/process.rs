@@ -35,6 +35,7 @@ pub fn fork_child(keep: &[RawFd], work: impl FnOnce() -> i32) -> io::Result<Pid>
 
 fn prepare_child(keep: &[RawFd]) -> io::Result<()> {
     crate::fds::close_all_but(keep)?;
+    crate::privileges::default_sigpipe()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
 }
@@ -70,15 +71,4 @@ pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0u32)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Replaces every supplementary group, then the group, then the user, for all capabilities that remain afterwards.
-pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-    let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    setgroups(&groups)?;
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)?;
-    Ok(())
 }

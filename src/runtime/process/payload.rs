@@ -1,0 +1,93 @@
+//! The last steps inside a container before its program runs.
+//!
+//! libcontainer drops capabilities before it hands over, but a seccomp filter can only be installed with CAP_SYS_ADMIN or
+//! no_new_privs. So the OCI spec names no capabilities, and this executor does both itself: filter first, then capabilities.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use sys::privileges::{CapabilityMask, Instruction, install_seccomp, limit_capabilities};
+
+#[derive(Debug, Clone)]
+pub(super) struct Payload {
+    pub(super) seccomp: Option<Rc<Vec<Instruction>>>,
+    pub(super) capabilities: CapabilityMask,
+    pub(super) last_capability: u32,
+    pub(super) cwd: PathBuf,
+}
+
+impl Executor for Payload {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let args = arguments(spec).ok_or(ExecutorError::InvalidArg)?;
+        let words: Vec<CString> = args
+            .iter()
+            .map(|word| CString::new(word.as_bytes()))
+            .collect::<Result<_, _>>()
+            .map_err(|_| ExecutorError::InvalidArg)?;
+        let program = words.first().ok_or(ExecutorError::InvalidArg)?;
+        if let Some(filter) = &self.seccomp {
+            install_seccomp(filter).map_err(|error| ExecutorError::Other(format!("install seccomp filter: {error}")))?;
+        }
+        limit_capabilities(self.capabilities, self.last_capability)
+            .map_err(|error| ExecutorError::Other(format!("limit capabilities: {error}")))?;
+        let Err(error) = nix::unistd::execvp(program, &words);
+        // Nobody waits for an answer any more; the container's own log is where this can be read.
+        eprintln!("exec {}: {}", program.to_string_lossy(), error.desc().to_ascii_lowercase());
+        Err(ExecutorError::Other(error.to_string()))
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        self.prepare(spec).map_err(ExecutorValidationError::ArgValidationError)
+    }
+}
+
+impl Payload {
+    /// Goes to the working directory, which is made if missing, and looks for the program, so that a wrong name fails
+    /// the creation with a clear message.
+    fn prepare(&self, spec: &Spec) -> Result<(), String> {
+        fs::create_dir_all(&self.cwd)
+            .and_then(|()| std::env::set_current_dir(&self.cwd))
+            .map_err(|error| format!("working directory {}: {error}", self.cwd.display()))?;
+        let program = arguments(spec).and_then(|args| args.first()).map(String::as_str).unwrap_or_default();
+        let path = spec
+            .process()
+            .as_ref()
+            .and_then(|process| process.env().as_ref())
+            .and_then(|env| env.iter().find_map(|entry| entry.strip_prefix("PATH=")))
+            .unwrap_or_default();
+        find(program, path).map_err(|why| format!("exec: {program:?}: {why}"))
+    }
+}
+
+fn arguments(spec: &Spec) -> Option<&Vec<String>> {
+    spec.process().as_ref().and_then(|process| process.args().as_ref())
+}
+
+fn find(program: &str, path: &str) -> Result<(), String> {
+    if program.contains('/') {
+        return match fs::metadata(program) {
+            Ok(metadata) if executable(&metadata) => Ok(()),
+            Ok(metadata) if metadata.is_dir() => Err("is a directory".to_owned()),
+            Ok(_) => Err("permission denied".to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(format!("stat {program}: no such file or directory"))
+            }
+            Err(error) => Err(format!("stat {program}: {error}")),
+        };
+    }
+    let found = !program.is_empty()
+        && path
+            .split(':')
+            .map(|dir| Path::new(if dir.is_empty() { "." } else { dir }).join(program))
+            .any(|candidate| fs::metadata(candidate).is_ok_and(|metadata| executable(&metadata)));
+    if found { Ok(()) } else { Err("executable file not found in $PATH".to_owned()) }
+}
+
+fn executable(metadata: &fs::Metadata) -> bool {
+    metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
+}

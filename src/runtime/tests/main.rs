@@ -1,0 +1,1 @@
+//! Node tests of the runtime process.
