@@ -1,1 +1,7 @@
-//! Node tests of the runtime process.
+//! Node tests of the runtime process: real namespaces, cgroups and overlays, so they need root.
+//!
+//! Each test has a runtime process of its own in a mount namespace of its own, a cgroup root of its own, and ends with a
+//! check that nothing is left of it. The image is busybox of the machine.
+
+mod lifecycle;
+mod node;
