@@ -29,4 +29,6 @@ pub use resource::{Durability, RESOURCES, Resource, Strategy, find, find_kind};
 pub use status::{Status, StatusCause, StatusDetails};
 
 #[cfg(test)]
+mod case_files;
+#[cfg(test)]
 mod tests;
