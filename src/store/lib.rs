@@ -9,7 +9,8 @@
 //! done to it is inserting the decimal revision at an offset that the caller names.
 //!
 //! Start reading at [`Store`] (`handle.rs`), then `writer.rs` (how a batch becomes a commit), `state.rs` (what is in
-//! memory), `history.rs` and `watch.rs` (how a change reaches a watcher), and `disk.rs` (the file).
+//! memory), `history.rs` and `watch.rs` (how a change reaches a watcher), and `disk.rs` (the file; `reader.rs` reads back
+//! what the memory has no room for, `spare.rs` is for full disks).
 
 mod disk;
 mod entry;

@@ -65,5 +65,5 @@ fn allocate(path: &Path) -> bool {
 }
 
 fn is_whole(file: &File) -> bool {
-    file.metadata().is_ok_and(|data| i64::try_from(data.len()).is_ok_and(|len| len >= SPARE_BYTES))
+    file.metadata().is_ok_and(|data| data.len() >= SPARE_BYTES.unsigned_abs())
 }

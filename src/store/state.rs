@@ -308,6 +308,7 @@ impl State {
     fn evict(&mut self) {
         let mut visits = 0;
         while self.cached_bytes > self.cache_bytes_max && visits < EVICT_VISITS_MAX {
+            visits += 1;
             let start = self.hand.take().map_or(Bound::Unbounded, Bound::Excluded);
             for (key, slot) in self.index.range_mut::<Arc<str>, _>((start, Bound::Unbounded)) {
                 visits += 1;
