@@ -34,7 +34,8 @@ pub struct User {
 impl User {
     /// A user of a component inside this process, with the group every authenticated user has.
     pub fn component(name: &str, groups: &[&str]) -> Self {
-        let groups = groups.iter().copied().chain(["system:authenticated"]).map(str::to_owned).collect();
+        let groups =
+            groups.iter().copied().chain(["system:authenticated"]).map(str::to_owned).collect();
         Self { name: name.to_owned(), groups, ..Default::default() }
     }
 }

@@ -5,8 +5,29 @@
 //! how bytes are kept (`store` does). Objects stay encoded JSON from the store to the client wherever nobody selects.
 //! Start reading at `pipeline.rs`, then `registry/`.
 
+mod answer;
+mod authn;
+mod authz;
+mod body;
+mod bootstrap;
 mod config;
+mod discovery;
+mod expiry;
+mod listener;
+mod object;
+mod openapi;
+mod paths;
+mod pipeline;
+mod registry;
+mod request;
+mod select;
 mod server;
+mod stall;
+mod strategies;
+mod subresources;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{Body, BoxError, BoxFuture, Config, Limits, NodeDialer, Stream, User};
 pub use server::ApiServer;
@@ -20,4 +41,21 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error("cannot create {what}: {status}")]
     Bootstrap { what: String, status: String },
+}
+
+/// The durability class of a key, for `store::Options::durability`: kinds that the resource table calls memory-only are
+/// not written to the disk.
+pub fn durability(key: &str) -> store::Durability {
+    let memory = api::RESOURCES
+        .iter()
+        .filter(|r| r.durability == api::Durability::Memory && r.strategy != api::Strategy::Virtual)
+        .any(|r| {
+            let group = if r.storage_group.is_empty() { "core" } else { r.storage_group };
+            key.strip_prefix("/registry/")
+                .and_then(|rest| rest.strip_prefix(group))
+                .and_then(|rest| rest.strip_prefix('/'))
+                .and_then(|rest| rest.strip_prefix(r.plural))
+                .is_some_and(|rest| rest.starts_with('/'))
+        });
+    if memory { store::Durability::Memory } else { store::Durability::Durable }
 }

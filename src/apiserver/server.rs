@@ -1,27 +1,99 @@
-//! The server itself.
+//! The server itself: its parts, its bounds, its tasks, its end.
 
-use crate::{Body, Config, Error, User};
-use std::sync::Arc;
+use crate::answer::Result;
+use crate::expiry::Expiry;
+use crate::openapi::OpenApi;
+use crate::strategies::ServiceNetwork;
+use crate::{Config, Error, bootstrap};
+use api::{Resource, Status, Strategy};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 
+/// An API server over one store. Dropping the last reference ends its tasks.
 pub struct ApiServer {
-    config: Config,
+    pub(crate) config: Config,
+    pub(crate) network: ServiceNetwork,
+    pub(crate) openapi: OpenApi,
+    /// Held while addresses or ports of a Service are chosen.
+    pub(crate) allocations: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) requests: Semaphore,
+    watches: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    events: Arc<Expiry>,
+    tasks: Mutex<JoinSet<()>>,
+    closing: watch::Sender<bool>,
 }
 
 impl ApiServer {
-    pub async fn new(config: Config) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self { config }))
+    /// Makes a server and what every cluster has: the system namespaces and the Service `kubernetes`.
+    pub async fn new(config: Config) -> std::result::Result<Arc<Self>, Error> {
+        let network = ServiceNetwork::parse(&config.service_cidr)
+            .ok_or_else(|| Error::ServiceNetwork(config.service_cidr.clone()))?;
+        let server = Arc::new(Self {
+            network,
+            openapi: OpenApi::new(),
+            allocations: Arc::default(),
+            requests: Semaphore::new(config.limits.requests),
+            watches: Arc::new(Semaphore::new(config.limits.watches)),
+            streams: Arc::new(Semaphore::new(config.limits.streams)),
+            events: Arc::default(),
+            tasks: Mutex::default(),
+            closing: watch::Sender::new(false),
+            config,
+        });
+        server.spawn(server.events.clone().run(server.config.store.clone()));
+        bootstrap::run(&server).await?;
+        Ok(server)
     }
 
-    pub async fn serve(
-        self: Arc<Self>,
-        _listener: tokio::net::TcpListener,
-        _tls: Arc<rustls::ServerConfig>,
-        _shutdown: tokio::sync::watch::Receiver<bool>,
-    ) {
+    /// Ends watches and streams, so that connections can close. [`ApiServer::serve`] does it on shutdown.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
     }
 
-    pub async fn handle(self: &Arc<Self>, _user: User, _req: http::Request<Body>) -> http::Response<Body> {
-        let _ = &self.config;
-        http::Response::new(Body::default())
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
     }
+
+    /// Runs a task that ends with the server at the latest.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    pub(crate) fn watch_permit(&self) -> Result<OwnedSemaphorePermit> {
+        permit(&self.watches, "watches", self.config.limits.watches)
+    }
+
+    pub(crate) fn stream_permit(&self) -> Result<OwnedSemaphorePermit> {
+        permit(&self.streams, "streams", self.config.limits.streams)
+    }
+
+    pub(crate) fn watches_free(&self) -> usize {
+        self.watches.available_permits()
+    }
+
+    /// What follows a write: events begin to age.
+    pub(crate) fn after_write(&self, res: &Resource, entry: &store::Entry) {
+        if res.strategy == Strategy::Event {
+            self.events.written(&entry.key, tokio::time::Instant::now());
+        }
+    }
+}
+
+fn permit(semaphore: &Arc<Semaphore>, what: &str, limit: usize) -> Result<OwnedSemaphorePermit> {
+    semaphore.clone().try_acquire_owned().map_err(|_| {
+        Status::too_many_requests(
+            format!("too many {what}, the limit is {limit}; please try again later"),
+            1,
+        )
+    })
+}
+
+/// Waits until the server closes.
+pub(crate) async fn closed(closing: &mut watch::Receiver<bool>) {
+    // An error means that the server is gone, which is the end as well.
+    let _ = closing.wait_for(|closing| *closing).await;
 }

@@ -1,0 +1,125 @@
+//! Paths that name no resource: version, health, discovery, OpenAPI, keys of the token issuer.
+
+use crate::answer::{json_response, status_response, text_response};
+use crate::request::Query;
+use crate::{ApiServer, Body, discovery};
+use api::Status;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+pub(crate) const GIT_VERSION: &str = concat!("v1.36.0+copepod", env!("CARGO_PKG_VERSION"));
+
+pub(crate) async fn answer(
+    server: &Arc<ApiServer>,
+    path: &str,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Response<Body> {
+    let aggregated = discovery::wants_aggregated(headers.get(ACCEPT));
+    let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+    let found = match segments.as_slice() {
+        [] => Some(json!({"paths": discovery::root_paths()})),
+        ["version"] => Some(version()),
+        ["healthz" | "livez" | "readyz", rest @ ..] => {
+            return health(server, segments[0], rest, query).await;
+        }
+        ["api" | "apis"] if aggregated => return aggregated_response(segments[0] == "api"),
+        ["api"] => Some(discovery::core_versions(&server.config.advertise.to_string())),
+        ["apis"] => Some(discovery::groups()),
+        ["apis", group] => discovery::group(group),
+        ["api", version] => discovery::resources("", version),
+        ["apis", group, version] => discovery::resources(group, version),
+        ["openapi", "v2"] => return openapi(Some(&server.openapi.v2), headers),
+        ["openapi", "v3"] => return openapi(Some(&server.openapi.v3_index), headers),
+        ["openapi", "v3", "api", version] => {
+            return openapi(server.openapi.v3("", version).as_ref(), headers);
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            return openapi(server.openapi.v3(group, version).as_ref(), headers);
+        }
+        ["openid", "v1", "jwks"] => Some(server.config.service_account_keys.jwks()),
+        _ => None,
+    };
+    match found {
+        Some(value) => json_response(StatusCode::OK, value.to_string()),
+        None => status_response(&Status::no_such_resource()),
+    }
+}
+
+fn version() -> Value {
+    let platform = match std::env::consts::ARCH {
+        "x86_64" => "linux/amd64",
+        "aarch64" => "linux/arm64",
+        other => {
+            return json!({"major": "1", "minor": "36", "gitVersion": GIT_VERSION, "platform": format!("linux/{other}")});
+        }
+    };
+    json!({
+        "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36",
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "",
+        "goVersion": "", "compiler": "rustc", "platform": platform,
+    })
+}
+
+/// `/readyz`, `/readyz?verbose`, and single checks like `/readyz/store`.
+async fn health(server: &ApiServer, name: &str, rest: &[&str], query: &Query) -> Response<Body> {
+    let store = server.config.store.get("/registry/health").await;
+    let closing = *server.closing().borrow();
+    let mut checks = vec![("ping", true), ("store", store.is_ok())];
+    if name == "readyz" {
+        checks.push(("shutdown", !closing));
+    }
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    checks.retain(|(check, _)| !excluded.contains(check));
+    if let [wanted] = rest {
+        checks.retain(|(check, _)| check == wanted);
+    }
+    if rest.len() > 1 || (rest.len() == 1 && checks.is_empty()) {
+        return status_response(&Status::no_such_resource());
+    }
+    let healthy = checks.iter().all(|(_, ok)| *ok);
+    let code = if healthy { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    if healthy && !query.flag("verbose") {
+        return text_response(code, "ok");
+    }
+    let mut text: String = checks
+        .iter()
+        .map(|(check, ok)| {
+            if *ok {
+                format!("[+]{check} ok\n")
+            } else {
+                format!("[-]{check} failed: reason withheld\n")
+            }
+        })
+        .collect();
+    text += &format!("{name} check {}\n", if healthy { "passed" } else { "failed" });
+    text_response(code, text)
+}
+
+fn aggregated_response(core: bool) -> Response<Body> {
+    let mut response = json_response(StatusCode::OK, discovery::aggregated(core).to_string());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(discovery::AGGREGATED));
+    response
+}
+
+fn openapi(document: Option<&crate::openapi::Document>, headers: &HeaderMap) -> Response<Body> {
+    let Some(document) = document else { return status_response(&Status::no_such_resource()) };
+    let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+    if !accept.split(',').any(|m| {
+        matches!(
+            m.split(';').next().map(str::trim),
+            Some("application/json" | "*/*" | "application/*" | "")
+        )
+    }) {
+        return status_response(&Status::not_acceptable(&["application/json"]));
+    }
+    let mut response = json_response(StatusCode::OK, document.bytes.clone());
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", document.hash)) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
+}

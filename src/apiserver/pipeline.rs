@@ -1,0 +1,171 @@
+//! The way of a request, layer by layer. From the network it passes all of them; from inside the process it begins with
+//! a user that is known already.
+
+use crate::answer::{self, Answer, Form, Result};
+use crate::authz::{self, Attributes};
+use crate::registry::{self, Context};
+use crate::request::{Query, Route, Target, route};
+use crate::{ApiServer, Body, User, authn, body, paths, subresources};
+use api::{Resource, Status, Strategy};
+use bytes::Bytes;
+use http::header::ACCEPT;
+use http::request::Parts;
+use http::{Request, Response};
+use pki::PeerIdentity;
+use std::sync::Arc;
+
+/// A request after its head was understood.
+struct Asked {
+    route: Route,
+    query: Query,
+    parts: Parts,
+}
+
+impl ApiServer {
+    /// A request from the network: limits, authentication, and the time it may take.
+    pub(crate) async fn handle_remote(
+        self: &Arc<Self>,
+        peer: Option<Arc<PeerIdentity>>,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let (asked, body) = match understand(request) {
+            Ok(understood) => understood,
+            Err(status) => return answer::status_response(&status),
+        };
+        let user = match authn::authenticate(self, peer.as_deref(), &asked.parts).await {
+            Ok(user) => user,
+            Err(status) => return answer::status_response(&status),
+        };
+        if asked.long_running() {
+            return self.perform(&user, asked, body).await;
+        }
+        let Ok(_permit) = self.requests.try_acquire() else {
+            let status = Status::too_many_requests("too many requests, please try again later", 1);
+            return answer::status_response(&status);
+        };
+        let limit = self.config.limits.request_timeout;
+        match tokio::time::timeout(limit, self.perform(&user, asked, body)).await {
+            Ok(response) => response,
+            Err(_) => answer::status_response(&Status::timeout(
+                "request did not complete within the allotted timeout",
+            )),
+        }
+    }
+
+    /// A request from inside the process: after authentication, before authorization.
+    pub async fn handle(self: &Arc<Self>, user: User, request: Request<Body>) -> Response<Body> {
+        match understand(request) {
+            Ok((asked, body)) => self.perform(&user, asked, body).await,
+            Err(status) => answer::status_response(&status),
+        }
+    }
+
+    async fn perform(
+        self: &Arc<Self>,
+        user: &User,
+        mut asked: Asked,
+        body: Body,
+    ) -> Response<Body> {
+        if let Err(status) = authorize(user, &asked) {
+            return answer::status_response(&status);
+        }
+        let target = match &mut asked.route {
+            Route::Path(path) => {
+                return paths::answer(self, path, &asked.query, &asked.parts.headers).await;
+            }
+            Route::Resource(target) => std::mem::take(target),
+        };
+        let res = match served(&target) {
+            Ok(res) => res,
+            Err(status) => return answer::status_response(&status),
+        };
+        let form = match Form::negotiate(
+            asked.parts.headers.get(ACCEPT),
+            asked.query.get("includeObject"),
+        ) {
+            Ok(form) => form,
+            Err(status) => return answer::status_response(&status),
+        };
+        if subresources::is_stream(&target) {
+            let answer = subresources::stream(self, &target, &asked.query, asked.parts).await;
+            return answer::render(answer, None, Form::Plain);
+        }
+        let mut cx = Context {
+            server: self,
+            user,
+            target: &target,
+            res,
+            query: &asked.query,
+            headers: &asked.parts.headers,
+            form,
+            warnings: Vec::new(),
+        };
+        let result = match body::read(body, self.config.limits.body_bytes).await {
+            Ok(bytes) => run(&mut cx, bytes).await,
+            Err(status) => Err(status),
+        };
+        // Subresources with a kind of their own (Scale, Binding, ...) are no rows of the resource's table.
+        let plain = matches!(target.subresource.as_str(), "" | "status" | "finalize")
+            && res.strategy != Strategy::Virtual;
+        let mut response = answer::render(result, plain.then_some(res), form);
+        answer::add_warnings(&mut response, &cx.warnings);
+        response
+    }
+}
+
+async fn run(cx: &mut Context<'_>, body: Bytes) -> Result<Answer> {
+    match (cx.res.strategy, cx.target.subresource.as_str()) {
+        (Strategy::Virtual, _) => subresources::review(cx, &body).await,
+        (_, "") => registry::run(cx, body).await,
+        _ => subresources::run(cx, body).await,
+    }
+}
+
+fn understand(request: Request<Body>) -> Result<(Asked, Body)> {
+    let (parts, body) = request.into_parts();
+    let query = Query::parse(parts.uri.query().unwrap_or_default())
+        .ok_or_else(|| Status::bad_request("the query parameters are not valid text"))?;
+    let route = route(&parts.method, parts.uri.path(), &query)
+        .ok_or_else(|| Status::bad_request("the path is not valid text"))?;
+    Ok((Asked { route, query, parts }, body))
+}
+
+fn authorize(user: &User, asked: &Asked) -> Result<()> {
+    match &asked.route {
+        Route::Path(path) if authz::allows_path(user, path) => Ok(()),
+        Route::Path(path) => Err(authz::forbidden_path(
+            user,
+            asked.parts.method.as_str().to_ascii_lowercase().as_str(),
+            path,
+        )),
+        Route::Resource(target) if authz::allows(user, Attributes::from(target)) => Ok(()),
+        Route::Resource(target) if target.resource.is_none() && authz::may_look_around(user) => {
+            Err(Status::no_such_resource())
+        }
+        Route::Resource(target) => Err(authz::forbidden(user, Attributes::from(target))),
+    }
+}
+
+/// The resource of a path, if path and scope exist.
+fn served(target: &Target) -> Result<&'static Resource> {
+    let Some(res) = target.resource else { return Err(Status::no_such_resource()) };
+    let scoped = match res.namespaced {
+        true => !target.namespace.is_empty() || target.name.is_empty(),
+        false => target.namespace.is_empty(),
+    };
+    let known = match target.subresource.as_str() {
+        "" => target.rest.is_empty(),
+        sub => target.rest.is_empty() && res.subresource(sub).is_some(),
+    };
+    if !scoped || !known {
+        return Err(Status::no_such_resource());
+    }
+    Ok(res)
+}
+
+impl Asked {
+    /// Requests that may last: they have limits of their own and no deadline.
+    fn long_running(&self) -> bool {
+        matches!(&self.route, Route::Resource(t) if t.verb == "watch" || subresources::is_stream(t))
+    }
+}

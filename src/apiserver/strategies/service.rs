@@ -1,0 +1,291 @@
+//! Services: ClusterIPs and node ports. What is taken is read from the stored Services under a lock, so there is no
+//! second truth to repair.
+
+use crate::answer::Result;
+use crate::{ApiServer, object};
+use api::{FieldError, Resource, Status};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use store::ListOptions;
+use tokio::sync::OwnedMutexGuard;
+
+use super::copy;
+
+/// Held until the Service is stored, so that two of them do not get the same address.
+pub(crate) type AllocationGuard = Option<OwnedMutexGuard<()>>;
+
+/// An IPv4 network of Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceNetwork {
+    base: u32,
+    bits: u32,
+}
+
+impl ServiceNetwork {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = text.split_once('/')?;
+        let bits: u32 = bits.parse().ok().filter(|b| (8..=30).contains(b))?;
+        let address: Ipv4Addr = address.parse().ok()?;
+        let base = u32::from(address) & (u32::MAX << (32 - bits));
+        Some(Self { base, bits })
+    }
+
+    /// Usable addresses: all but the network's own and the last.
+    fn size(self) -> u32 {
+        (1 << (32 - self.bits)) - 2
+    }
+
+    fn nth(self, index: u32) -> Ipv4Addr {
+        Ipv4Addr::from(self.base + 1 + index)
+    }
+
+    pub(crate) fn first(self) -> Ipv4Addr {
+        self.nth(0)
+    }
+
+    fn contains(self, ip: Ipv4Addr) -> bool {
+        u32::from(ip).checked_sub(self.base + 1).is_some_and(|index| index < self.size())
+    }
+
+    /// A free address from the upper part: the lower is kept for addresses that people choose, like the DNS service's.
+    fn free(self, taken: &BTreeSet<Ipv4Addr>, start: u32) -> Option<Ipv4Addr> {
+        let size = self.size();
+        let reserved = (size / 16).clamp(16, 256).min(size / 2);
+        let upper = size - reserved;
+        (0..upper)
+            .map(|i| self.nth(reserved + (start % upper + i) % upper))
+            .chain((1..reserved).map(|i| self.nth(i)))
+            .find(|ip| !taken.contains(ip))
+    }
+}
+
+impl std::fmt::Display for ServiceNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.base), self.bits)
+    }
+}
+
+/// What the other Services have.
+struct Taken {
+    ips: BTreeSet<Ipv4Addr>,
+    ports: BTreeSet<u16>,
+}
+
+/// A change that says nothing about addresses or ports keeps them.
+pub(super) fn prepare_update(old: &Value, new: &mut Value) {
+    let (old_type, new_type) = (kind(old).to_owned(), kind(new).to_owned());
+    if old_type != "ExternalName"
+        && new_type != "ExternalName"
+        && object::text(new, &["spec", "clusterIP"]).is_empty()
+    {
+        copy(&["spec", "clusterIP"], old, new);
+        copy(&["spec", "clusterIPs"], old, new);
+    }
+    if new_type == "ExternalName" {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if object::at(new, &["spec", field]) == object::at(old, &["spec", field]) {
+                object::remove(new, &["spec", field]);
+            }
+        }
+    }
+    let old_ports = object::at(old, &["spec", "ports"]).cloned().unwrap_or_default();
+    let Some(ports) =
+        new.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut)
+    else {
+        return;
+    };
+    for port in ports {
+        let twin = old_ports.as_array().into_iter().flatten().find(|o| {
+            o.get("port") == port.get("port") && object::text(o, &["protocol"]) == protocol(port)
+        });
+        let Some(node_port) = twin.and_then(|o| o.get("nodePort")) else { continue };
+        if exposes(&new_type) && number(port, "nodePort") == 0 {
+            object::set(port, &["nodePort"], node_port.clone());
+        } else if !exposes(&new_type) && port.get("nodePort") == Some(node_port) {
+            object::remove(port, &["nodePort"]);
+        }
+    }
+}
+
+/// Gives a Service what it lacks and checks what it asks for.
+pub(super) async fn admit(
+    server: &ApiServer,
+    res: &'static Resource,
+    old: Option<&Value>,
+    value: &mut Value,
+) -> Result<AllocationGuard> {
+    if old.is_some_and(|old| old.get("spec") == value.get("spec")) || kind(value) == "ExternalName"
+    {
+        return Ok(None);
+    }
+    let guard = server.allocations.clone().lock_owned().await;
+    let taken = taken(server, res, value).await?;
+    let mut errors = Vec::new();
+    allocate_address(server.network, &taken, value, &mut errors)?;
+    if exposes(kind(value)) {
+        allocate_ports(&server.config.node_ports, &taken, value, &mut errors)?;
+    }
+    if errors.is_empty() {
+        Ok(Some(guard))
+    } else {
+        Err(Status::invalid(res, object::name(value), &errors))
+    }
+}
+
+fn kind(service: &Value) -> &str {
+    match object::text(service, &["spec", "type"]) {
+        "" => "ClusterIP",
+        kind => kind,
+    }
+}
+
+fn exposes(kind: &str) -> bool {
+    matches!(kind, "NodePort" | "LoadBalancer")
+}
+
+fn protocol(port: &Value) -> &str {
+    match object::text(port, &["protocol"]) {
+        "" => "TCP",
+        protocol => protocol,
+    }
+}
+
+fn number(port: &Value, field: &str) -> u64 {
+    port.get(field).and_then(Value::as_u64).unwrap_or(0)
+}
+
+async fn taken(server: &ApiServer, res: &'static Resource, value: &Value) -> Result<Taken> {
+    let page = server
+        .config
+        .store
+        .list(&res.key_prefix(), ListOptions::default())
+        .await
+        .map_err(|e| crate::registry::store_error(&e))?;
+    let own = res.key(object::namespace(value), object::name(value));
+    let mut taken = Taken { ips: BTreeSet::new(), ports: BTreeSet::new() };
+    for entry in page.entries.iter().filter(|e| *e.key != *own) {
+        let service = object::decode(&entry.value)?;
+        taken.ips.extend(
+            object::strings(object::at(&service, &["spec", "clusterIPs"]))
+                .iter()
+                .filter_map(|ip| ip.parse::<Ipv4Addr>().ok()),
+        );
+        let ports = object::at(&service, &["spec", "ports"]).and_then(Value::as_array);
+        taken.ports.extend(
+            ports
+                .into_iter()
+                .flatten()
+                .filter_map(|p| u16::try_from(number(p, "nodePort")).ok())
+                .filter(|p| *p > 0),
+        );
+    }
+    Ok(taken)
+}
+
+fn allocate_address(
+    network: ServiceNetwork,
+    taken: &Taken,
+    value: &mut Value,
+    errors: &mut Vec<FieldError>,
+) -> Result<()> {
+    let first = object::strings(object::at(value, &["spec", "clusterIPs"])).into_iter().next();
+    let wanted = match object::text(value, &["spec", "clusterIP"]) {
+        "" => first.unwrap_or_default(),
+        given => given.to_owned(),
+    };
+    let address = match wanted.as_str() {
+        "None" => "None".to_owned(),
+        "" => match network.free(&taken.ips, random(4)?) {
+            Some(ip) => ip.to_string(),
+            None => {
+                return Err(Status::internal(format!(
+                    "failed to allocate a serviceIP: range {network} is full"
+                )));
+            }
+        },
+        given => {
+            let refuse = |why: String| {
+                FieldError::invalid(
+                    "spec.clusterIPs",
+                    json!([given]),
+                    format!("failed to allocate IP {given}: {why}"),
+                )
+            };
+            match given.parse::<Ipv4Addr>() {
+                // Not an address at all: validation says so.
+                Err(_) => {}
+                Ok(ip) if !network.contains(ip) => errors.push(refuse(format!(
+                    "the provided IP ({given}) is not in the valid range. The range of valid IPs is {network}"
+                ))),
+                Ok(ip) if taken.ips.contains(&ip) => {
+                    errors.push(refuse("provided IP is already allocated".to_owned()));
+                }
+                Ok(_) => {}
+            }
+            given.to_owned()
+        }
+    };
+    object::set(value, &["spec", "clusterIP"], address.as_str());
+    object::set(value, &["spec", "clusterIPs"], json!([address]));
+    if object::at(value, &["spec", "ipFamilies"])
+        .and_then(Value::as_array)
+        .is_none_or(Vec::is_empty)
+    {
+        object::set(value, &["spec", "ipFamilies"], json!(["IPv4"]));
+    }
+    if object::text(value, &["spec", "ipFamilyPolicy"]).is_empty() {
+        object::set(value, &["spec", "ipFamilyPolicy"], "SingleStack");
+    }
+    Ok(())
+}
+
+fn allocate_ports(
+    range: &RangeInclusive<u16>,
+    taken: &Taken,
+    value: &mut Value,
+    errors: &mut Vec<FieldError>,
+) -> Result<()> {
+    let mut taken = taken.ports.clone();
+    let Some(ports) =
+        value.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut)
+    else {
+        return Ok(());
+    };
+    for (index, port) in ports.iter().enumerate() {
+        let wanted = number(port, "nodePort");
+        let refuse =
+            |why: String| FieldError::invalid(format!("spec.ports[{index}].nodePort"), wanted, why);
+        match u16::try_from(wanted) {
+            Ok(0) => {}
+            Ok(port) if range.contains(&port) => {
+                if !taken.insert(port) {
+                    errors.push(refuse("provided port is already allocated".to_owned()));
+                }
+            }
+            _ => errors.push(refuse(format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                range.start(),
+                range.end()
+            ))),
+        }
+    }
+    for port in ports.iter_mut().filter(|p| number(p, "nodePort") == 0) {
+        let size = u32::from(range.end() - range.start()) + 1;
+        let offset = u16::try_from(random(2)? % size).unwrap_or(0);
+        let free = (range.start() + offset..=*range.end())
+            .chain(range.clone())
+            .find(|p| !taken.contains(p));
+        let Some(free) = free else {
+            return Err(Status::internal("failed to allocate a nodePort: range is full"));
+        };
+        taken.insert(free);
+        object::set(port, &["nodePort"], free);
+    }
+    Ok(())
+}
+
+fn random(bytes: usize) -> Result<u32> {
+    Ok(object::random_bytes(bytes)?.iter().fold(0, |acc, b| acc << 8 | u32::from(*b)))
+}

@@ -1,0 +1,7 @@
+//! Tests of the whole server, in process and over TLS.
+
+mod cases;
+mod expiry;
+mod support;
+mod tls;
+mod watch;

@@ -1,0 +1,1 @@
+//! Over the network: certificates, tokens, neither; limits; streams to a kubelet.
