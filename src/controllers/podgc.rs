@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use client::{Controller, Error, Outcome};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 
 use crate::pods;
@@ -47,12 +48,13 @@ async fn reconcile(
     let now = Timestamp::now();
     let nodes =
         shell.caches.nodes.list().iter().filter_map(|node| node.metadata.name.clone()).collect();
-    let pods = shell.caches.pods.list();
-    let mut observed = Observed {
-        pods: pods.iter().map(|pod| (**pod).clone()).collect(),
-        nodes,
-        missing_since: plan::Missing::new(),
+    let mut observed = Observed { pods: Vec::new(), nodes, missing_since: plan::Missing::new() };
+    let concerns = |pod: &&Arc<Pod>| {
+        let node = pods::node_name(pod);
+        pods::is_finished(pod) || node.is_empty() || !observed.nodes.contains(node)
     };
+    observed.pods =
+        shell.caches.pods.list().iter().filter(concerns).map(|pod| (**pod).clone()).collect();
     {
         let mut known = missing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         *known = plan::missing(&observed, &known, now);

@@ -28,15 +28,20 @@ pub(super) fn plan(service: &Service, pods: &[Pod], existing: &[EndpointSlice]) 
     for family in families(service) {
         for (ports, endpoints) in wanted(service, pods, family == "IPv6") {
             let new = slice(service, &family, &ports, endpoints);
-            let known = free
-                .iter()
-                .position(|old| old.address_type == new.address_type && old.ports == new.ports);
+            let same_family = |old: &&EndpointSlice| old.address_type == new.address_type;
+            let same_ports = |old: &&EndpointSlice| list(&old.ports) == list(&new.ports);
+            let known = free.iter().position(|old| same_family(old) && same_ports(old));
+            let known = known.or_else(|| free.iter().position(same_family));
             match known.map(|index| free.remove(index)) {
                 None => actions.push(Action::create(&new, None)),
                 Some(old) => {
                     let mut changed = old.clone();
-                    changed.endpoints = new.endpoints;
-                    changed.ports = new.ports;
+                    if list(&old.endpoints) != list(&new.endpoints) {
+                        changed.endpoints = new.endpoints;
+                    }
+                    if list(&old.ports) != list(&new.ports) {
+                        changed.ports = new.ports;
+                    }
                     changed.metadata.labels = new.metadata.labels;
                     changed.metadata.owner_references = new.metadata.owner_references;
                     actions.extend(Action::update(old, &changed));
@@ -46,6 +51,11 @@ pub(super) fn plan(service: &Service, pods: &[Pod], existing: &[EndpointSlice]) 
     }
     actions.extend(free.into_iter().map(|slice| Action::delete(slice, Deletion::default(), None)));
     actions
+}
+
+/// An absent list and an empty one are the same.
+fn list<T>(items: &Option<Vec<T>>) -> &[T] {
+    items.as_deref().unwrap_or_default()
 }
 
 fn families(service: &Service) -> Vec<String> {

@@ -1,0 +1,79 @@
+//! The pure cycle: one pod, one snapshot, one answer.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Node;
+
+use crate::filter::{self, Refusal};
+use crate::interpod::InterPod;
+pub use crate::interpod::Namespaces;
+use crate::score::{self, Candidate};
+use crate::snapshot::{NodeState, PodFacts, Snapshot};
+use crate::spread::Spread;
+
+/// Why no node takes the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unschedulable {
+    /// In upstream's form: `0/1 nodes are available: 1 Insufficient cpu. preemption: ...`.
+    pub message: String,
+}
+
+/// The name of the node for a pod.
+pub fn place(
+    facts: &PodFacts,
+    snapshot: &Snapshot,
+    namespaces: &Namespaces,
+) -> Result<String, Unschedulable> {
+    let interpod = InterPod::new(facts, snapshot, namespaces);
+    let spread = Spread::new(&facts.pod, snapshot);
+    let mut candidates = Vec::new();
+    let mut refusals = Vec::new();
+    for (name, node, state) in snapshot.nodes() {
+        match refusal(facts, node, state, interpod.as_ref(), spread.as_ref()) {
+            None => candidates.push(Candidate { name, node, state }),
+            Some(refusal) => refusals.push(refusal),
+        }
+    }
+    match score::best(facts, &candidates, interpod.as_ref(), spread.as_ref()) {
+        Some(best) => Ok(candidates[best].name.to_owned()),
+        None => Err(Unschedulable { message: message(&refusals) }),
+    }
+}
+
+fn refusal(
+    facts: &PodFacts,
+    node: &Node,
+    state: &NodeState,
+    interpod: Option<&InterPod<'_>>,
+    spread: Option<&Spread<'_>>,
+) -> Option<Refusal> {
+    filter::node(facts, node, state)
+        .or_else(|| spread.and_then(|spread| spread.refusal(node)))
+        .or_else(|| interpod.and_then(|interpod| interpod.refusal(node)))
+}
+
+fn message(refusals: &[Refusal]) -> String {
+    let count = refusals.len();
+    if count == 0 {
+        return "no nodes available to schedule pods".to_owned();
+    }
+    let reasons = refusals.iter().flat_map(|refusal| refusal.reasons.iter().map(String::as_str));
+    let preemption = refusals.iter().map(|refusal| match refusal.resolvable {
+        true => "No preemption victims found for incoming pod",
+        false => "Preemption is not helpful for scheduling",
+    });
+    let available = format!("0/{count} nodes are available");
+    format!("{available}: {}. preemption: {available}: {}.", tally(reasons), tally(preemption))
+}
+
+/// `1 this, 2 that`, ordered as upstream orders: by the text that starts with the number.
+fn tally<'a>(reasons: impl Iterator<Item = &'a str>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in reasons {
+        *counts.entry(reason).or_insert(0) += 1;
+    }
+    let mut parts: Vec<String> =
+        counts.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    parts.sort();
+    parts.join(", ")
+}
