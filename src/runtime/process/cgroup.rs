@@ -101,6 +101,11 @@ impl Cgroups {
         for directory in self.directories(group) {
             fs::create_dir_all(directory)?;
         }
+        if let Cgroups::V1(controllers) = self
+            && let Some(point) = controllers.get("cpuset")
+        {
+            inherit_cpuset(point, group)?;
+        }
         Ok(())
     }
 
@@ -210,6 +215,21 @@ impl Cgroups {
     }
 }
 
+/// A cpuset of version 1 takes no process before it has processors and memory nodes: its parent's.
+fn inherit_cpuset(point: &Path, group: &str) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let mut directory = point.to_owned();
+        for component in Path::new(group).components() {
+            let parent = fs::read_to_string(directory.join(file))?;
+            directory.push(component);
+            if fs::read_to_string(directory.join(file))?.trim().is_empty() {
+                fs::write(directory.join(file), parent.trim())?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn make_v2(group: &str, parent: bool) -> io::Result<()> {
     let available = fs::read_to_string(Path::new(MOUNT_POINT).join("cgroup.controllers"))?;
     let mut directory = PathBuf::from(MOUNT_POINT);
@@ -274,8 +294,11 @@ fn settings_v1(resources: &Resources) -> Vec<(&'static str, &'static str, String
         all.push(("cpu", "cpu.cfs_quota_us", quota.to_string(), quota > 0));
     }
     if let Some(memory) = resources.memory_limit.filter(|limit| *limit != 0) {
+        // The second limit may never be below the first, so it goes first when raising and last when lowering.
+        let with_swap = ("memory", "memory.memsw.limit_in_bytes", memory.to_string(), false);
+        all.push(with_swap.clone());
         all.push(("memory", "memory.limit_in_bytes", memory.to_string(), true));
-        all.push(("memory", "memory.memsw.limit_in_bytes", memory.to_string(), false));
+        all.push(with_swap);
     }
     if let Some(pids) = resources.pids_limit.filter(|limit| *limit != 0) {
         let value = if pids < 0 { "max".to_owned() } else { pids.to_string() };

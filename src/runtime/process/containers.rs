@@ -42,6 +42,8 @@ pub(super) struct Entry {
     pub(super) pidfd: Option<(OwnedFd, u64)>,
     /// A child is starting it.
     pub(super) starting: bool,
+    /// A child is removing its directory, where nothing may be written meanwhile.
+    removing: bool,
 }
 
 impl Entry {
@@ -55,6 +57,7 @@ impl Entry {
             sinks: Vec::new(),
             pidfd: None,
             starting: false,
+            removing: false,
         }
     }
 }
@@ -204,7 +207,11 @@ impl Server {
 
     /// Removes what a failed creation left, then says why it failed.
     fn abandon(&mut self, origin: Option<Origin>, id: &str, why: Failure) {
-        let cgroup = self.containers.get(id).map(|entry| entry.record.cgroup.clone()).unwrap_or_default();
+        let cgroup = self.containers.get_mut(id).map(|entry| {
+            entry.removing = true;
+            entry.record.cgroup.clone()
+        });
+        let cgroup = cgroup.unwrap_or_default();
         let (layout, cgroups, name) = (self.layout.clone(), self.cgroups.clone(), id.to_owned());
         let task = Task::Abandon { id: id.to_owned(), why: why.clone() };
         if self.spawn(task, origin, &[], move || work::remove(&layout, &cgroups, &name, &cgroup)).is_err() {
@@ -218,6 +225,9 @@ impl Server {
             Ok(_) => self.drop_entry(id),
             Err(error) => {
                 tracing::warn!(id, %error, "cannot clean up after a failed creation");
+                if let Some(entry) = self.containers.get_mut(id) {
+                    entry.removing = false;
+                }
                 self.mark_exited(id, Ending::Unknown, why.message.clone());
             }
         }
@@ -320,6 +330,9 @@ impl Server {
         status.message = message;
         entry.record.process = None;
         entry.stdin = None;
+        if entry.removing {
+            return;
+        }
         if let Err(error) = self.layout.save_container(&entry.record) {
             tracing::warn!(id, %error, "cannot save container");
         }
@@ -352,10 +365,11 @@ impl Server {
     }
 
     pub(super) fn remove_container(&mut self, origin: Origin, id: String) -> Result<(), Failure> {
-        let Some(entry) = self.containers.get(&id) else {
+        let Some(entry) = self.containers.get_mut(&id) else {
             self.answer(Some(origin), Ok(Reply::Done));
             return Ok(());
         };
+        entry.removing = true;
         let cgroup = entry.record.cgroup.clone();
         let (layout, cgroups, name) = (self.layout.clone(), self.cgroups.clone(), id.clone());
         let task = Task::Remove { id: id.clone() };
@@ -367,6 +381,11 @@ impl Server {
     pub(super) fn container_removed(&mut self, origin: Option<Origin>, id: &str, report: Product) {
         if report.is_ok() {
             self.drop_entry(id);
+        } else if let Some(entry) = self.containers.get_mut(id) {
+            entry.removing = false;
+            if let Err(error) = self.layout.save_container(&entry.record) {
+                tracing::warn!(id, %error, "cannot save container");
+            }
         }
         self.answer(origin, report.map(|_| Reply::Done));
         self.release(&container_key(id));

@@ -9,6 +9,9 @@ use jiff::Timestamp;
 /// The longest piece of a line; a longer line is written in pieces marked P, the last one F.
 pub(super) const LINE_MAX: usize = 16 << 10;
 
+/// Bytes of a line besides its text: time, stream, tag, spaces and the end.
+const LINE_HEAD: u64 = 41;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
     Out,
@@ -93,11 +96,11 @@ impl Log {
             unfinished.extend_from_slice(text);
             while unfinished.len() > LINE_MAX {
                 let rest = unfinished.split_off(LINE_MAX);
-                line(&mut out, stream, 'P', &unfinished, now);
+                self.add(&mut out, 'P', stream, &unfinished, now);
                 unfinished = rest;
             }
             if ended {
-                line(&mut out, stream, 'F', &unfinished, now);
+                self.add(&mut out, 'F', stream, &unfinished, now);
                 unfinished.clear();
             }
         }
@@ -119,6 +122,17 @@ impl Log {
             line(&mut out, stream, 'F', &rest, now);
             self.append(&out, now);
         }
+    }
+
+    /// Adds a line to what is going to be written; writes before the file would become too large.
+    fn add(&mut self, out: &mut Vec<u8>, tag: char, stream: Stream, text: &[u8], now: Timestamp) {
+        let length = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let total = self.size.saturating_add(length(out)).saturating_add(length(text)).saturating_add(LINE_HEAD);
+        if self.max_bytes > 0 && total > self.max_bytes && !out.is_empty() {
+            self.append(out, now);
+            out.clear();
+        }
+        line(out, stream, tag, text, now);
     }
 
     fn append(&mut self, bytes: &[u8], now: Timestamp) {

@@ -37,7 +37,7 @@ pub(super) struct Sink {
 }
 
 enum Read {
-    Some(usize),
+    Some,
     Later,
     End,
 }
@@ -54,7 +54,7 @@ impl Server {
         for stream in [Stream::Out, Stream::Err] {
             for _ in 0..DRAIN_READS {
                 match self.pump(id, stream) {
-                    Read::Some(_) => {}
+                    Read::Some => {}
                     Read::Later => break,
                     Read::End => {
                         self.close_output(id, stream);
@@ -76,7 +76,7 @@ impl Server {
                 let bytes = self.buffer.get(..count).unwrap_or_default();
                 entry.log.write(stream, bytes, Timestamp::now());
                 entry.sinks.retain(|sink| sink.offer(stream, bytes));
-                Read::Some(count)
+                Read::Some
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Read::Later,
             Err(error) => {

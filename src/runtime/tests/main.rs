@@ -3,5 +3,10 @@
 //! Each test has a runtime process of its own in a mount namespace of its own, a cgroup root of its own, and ends with a
 //! check that nothing is left of it. The image is busybox of the machine.
 
+mod confinement;
+mod exec;
 mod lifecycle;
 mod node;
+mod recovery;
+mod sandboxes;
+mod streams;

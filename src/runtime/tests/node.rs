@@ -130,6 +130,58 @@ impl Node {
         self.log(id).into_iter().map(|(_, tag, text)| if tag == 'P' { text } else { text + "\n" }).collect()
     }
 
+    pub(crate) async fn log_contains(&self, id: &str, text: &str) {
+        let what = format!("log of {id} has {text:?}");
+        eventually(&what, || self.log_path(id).exists() && self.text(id).contains(text)).await;
+    }
+
+    /// The pid the state directory records for a container.
+    pub(crate) fn init_pid(&self, id: &str) -> i32 {
+        let record = fs::read(self.config.state_dir.join(format!("containers/{id}/container.json"))).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        i32::try_from(record["status"]["pid"].as_i64().unwrap()).unwrap()
+    }
+
+    /// Processes in a container's cgroup.
+    pub(crate) fn processes(&self, id: &str) -> Vec<i32> {
+        let mut pids = Vec::new();
+        for pod in self.groups().iter().flat_map(|group| fs::read_dir(group.join("kubepods/besteffort")).into_iter().flatten()) {
+            let text = fs::read_to_string(pod.unwrap().path().join(id).join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().map(|line| line.parse::<i32>().unwrap()));
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    pub(crate) fn memory_limit(&self, sandbox: &str, id: &str) -> String {
+        let group = format!("{}/kubepods/besteffort/pod-{sandbox}/{id}", self.config.cgroup_root);
+        let v1 = Path::new("/sys/fs/cgroup/memory").join(&group).join("memory.limit_in_bytes");
+        let v2 = Path::new("/sys/fs/cgroup").join(&group).join("memory.max");
+        fs::read_to_string(v1).or_else(|_| fs::read_to_string(v2)).unwrap().trim().to_owned()
+    }
+
+    /// Ends our connection, then makes another.
+    pub(crate) async fn disconnect_and_connect(&mut self) {
+        let other = self.connect().await;
+        self.runtime = other;
+    }
+
+    pub(crate) async fn kill_runtime(&self) {
+        let pid = self.runtime.version().await.unwrap().pid;
+        kill(pid);
+        self.gone(pid).await;
+    }
+
+    pub(crate) async fn gone(&self, pid: i32) {
+        eventually("the process has ended", || !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)).await;
+    }
+
+    /// Starts another runtime process if none is there.
+    pub(crate) async fn reconnect(&mut self) {
+        self.runtime = self.connect().await;
+    }
+
     /// Ends everything through the runtime and looks for what is left.
     pub(crate) async fn finish(mut self) {
         let snapshot = self.runtime.list().await.unwrap();
