@@ -43,8 +43,10 @@ pub fn validate(res: &Resource, new: &Value, old: Option<&Value>) -> Vec<FieldEr
 pub fn validate_status(res: &Resource, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     meta::object_meta_update(new, old, &mut errors);
-    if matches!(res.kind, "Deployment" | "ReplicaSet") {
-        workload::status(new, &mut errors);
+    match res.kind {
+        "Deployment" | "ReplicaSet" => workload::status(new, &mut errors),
+        "Pod" => pod::status_update(new, old, &mut errors),
+        _ => {}
     }
     errors
 }

@@ -6,6 +6,7 @@ use api::{FieldError, Quantity, names};
 use serde_json::Value;
 
 use super::path::Path;
+use super::pod::Home;
 use super::{
     Errors, fields, flag, integer, invalid, list, one_of, probe, required, required_one_of, text,
 };
@@ -14,6 +15,7 @@ use super::{
 struct Pod<'a> {
     volumes: &'a BTreeSet<&'a str>,
     host_network: bool,
+    home: Home,
     names: BTreeSet<String>,
     host_ports: BTreeSet<String>,
 }
@@ -27,10 +29,16 @@ enum Role {
     Ephemeral,
 }
 
-pub(super) fn containers(path: &Path, spec: &Value, volumes: &BTreeSet<&str>, errors: &mut Errors) {
+pub(super) fn containers(
+    path: &Path,
+    spec: &Value,
+    volumes: &BTreeSet<&str>,
+    home: Home,
+    errors: &mut Errors,
+) {
     let host_network = flag(spec, "hostNetwork");
     let mut pod =
-        Pod { volumes, host_network, names: BTreeSet::new(), host_ports: BTreeSet::new() };
+        Pod { volumes, host_network, home, names: BTreeSet::new(), host_ports: BTreeSet::new() };
     if list(spec, "containers").is_empty() {
         required(&path.child("containers"), errors);
     }
@@ -61,7 +69,7 @@ fn container(path: &Path, value: &Value, role: Role, pod: &mut Pod<'_>, errors: 
     }
     match text(value, "image") {
         "" => required(&path.child("image"), errors),
-        image if image.trim() != image => {
+        image if image.trim() != image && pod.home == Home::Pod => {
             let at = path.child("image").to_string();
             errors.push(FieldError::invalid(
                 at,
@@ -79,7 +87,7 @@ fn container(path: &Path, value: &Value, role: Role, pod: &mut Pod<'_>, errors: 
             errors,
         );
     }
-    let policies = ["FallbackToLogsOnError", "File"];
+    let policies = ["File", "FallbackToLogsOnError"];
     required_one_of(
         &path.child("terminationMessagePolicy"),
         text(value, "terminationMessagePolicy"),
@@ -154,13 +162,10 @@ fn number_range(path: &Path, number: i64, errors: &mut Errors) {
 
 fn host_port(path: &Path, port: &Value, number: i64, pod: &mut Pod<'_>, errors: &mut Errors) {
     let host = integer(port, "hostPort").unwrap_or(0);
-    if pod.host_network && host != number {
-        let at = path.child("containerPort").to_string();
-        errors.push(FieldError::invalid(
-            at,
-            number,
-            "must match `hostPort` when `hostNetwork` is true",
-        ));
+    if pod.host_network && host != number && (pod.home == Home::Pod || host != 0) {
+        let at = path.child("hostPort").to_string();
+        let detail = "must match `containerPort` when `hostNetwork` is true";
+        errors.push(FieldError::invalid(at, host, detail));
     }
     if host == 0 {
         return;
@@ -213,9 +218,8 @@ fn value_from(path: &Path, from: &Value, value: &str, errors: &mut Errors) {
     }
     for field in ["configMapKeyRef", "secretKeyRef"] {
         let (Some(reference), path) = (from.get(field), path.child(field)) else { continue };
-        if text(reference, "name").is_empty() {
-            required(&path.child("name"), errors);
-        }
+        let name = text(reference, "name");
+        invalid(&path.child("name"), name, names::dns1123_subdomain(name), errors);
         match text(reference, "key") {
             "" => required(&path.child("key"), errors),
             key => invalid(&path.child("key"), key, names::config_key(key), errors),
@@ -269,10 +273,10 @@ pub(super) fn resource_ref(path: &Path, reference: &Value, errors: &mut Errors) 
 
 fn env_from(path: &Path, sources: &[Value], errors: &mut Errors) {
     for (i, source) in sources.iter().enumerate() {
-        let path = path.index(i);
+        let at = path.index(i);
         let prefix = text(source, "prefix");
         if !prefix.is_empty() {
-            invalid(&path.child("prefix"), prefix, names::env_name(prefix), errors);
+            invalid(&at.child("prefix"), prefix, names::env_name(prefix), errors);
         }
         let given: Vec<&str> = ["configMapRef", "secretRef"]
             .into_iter()
@@ -284,7 +288,7 @@ fn env_from(path: &Path, sources: &[Value], errors: &mut Errors) {
                 errors.push(FieldError::invalid(path.to_string(), "", detail));
             }
             [field] if text(&source[*field], "name").is_empty() => {
-                required(&path.child(field).child("name"), errors)
+                required(&at.child(field).child("name"), errors)
             }
             [_] => {}
             _ => {
@@ -298,9 +302,12 @@ fn env_from(path: &Path, sources: &[Value], errors: &mut Errors) {
 fn volume_mounts(path: &Path, mounts: &[Value], volumes: &BTreeSet<&str>, errors: &mut Errors) {
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     for (i, mount) in mounts.iter().enumerate() {
-        let path = path.index(i);
+        let (list_path, path) = (path, path.index(i));
         match text(mount, "name") {
-            "" => required(&path.child("name"), errors),
+            "" => {
+                required(&path.child("name"), errors);
+                errors.push(FieldError::not_found(path.child("name").to_string(), ""));
+            }
             name if !volumes.contains(name) => {
                 errors.push(FieldError::not_found(path.child("name").to_string(), name))
             }
@@ -318,7 +325,7 @@ fn volume_mounts(path: &Path, mounts: &[Value], volumes: &BTreeSet<&str>, errors
             _ => {}
         }
         for field in ["subPath", "subPathExpr"] {
-            super::volume::descending(&path.child(field), text(mount, field), errors);
+            super::volume::descending(&list_path.child(field), text(mount, field), errors);
         }
         if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
             let (at, value) = (path.child("subPathExpr").to_string(), text(mount, "subPathExpr"));

@@ -10,12 +10,19 @@ use super::{
 };
 
 pub(super) fn pod(pod: &Value, errors: &mut Errors) {
-    spec(&Path::new("spec"), &pod["spec"], errors);
+    spec(&Path::new("spec"), &pod["spec"], Home::Pod, errors);
 }
 
-pub(super) fn spec(path: &Path, spec: &Value, errors: &mut Errors) {
+/// Where a pod spec stands: templates may leave to their pods what pods must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    Pod,
+    Template,
+}
+
+pub(super) fn spec(path: &Path, spec: &Value, home: Home, errors: &mut Errors) {
     let volumes = volume::volumes(&path.child("volumes"), list(spec, "volumes"), errors);
-    container::containers(path, spec, &volumes, errors);
+    container::containers(path, spec, &volumes, home, errors);
     let policies = ["Always", "OnFailure", "Never"];
     required_one_of(&path.child("restartPolicy"), text(spec, "restartPolicy"), &policies, errors);
     let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
@@ -23,11 +30,6 @@ pub(super) fn spec(path: &Path, spec: &Value, errors: &mut Errors) {
     dns(path, spec, errors);
     meta::labels(&path.child("nodeSelector"), spec.get("nodeSelector"), errors);
     security_context(&path.child("securityContext"), &spec["securityContext"], errors);
-    for (i, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
-        if text(secret, "name").is_empty() {
-            super::required(&path.child("imagePullSecrets").index(i).child("name"), errors);
-        }
-    }
     scheduling::affinity(&path.child("affinity"), &spec["affinity"], errors);
     scheduling::tolerations(&path.child("tolerations"), list(spec, "tolerations"), errors);
     scheduling::gates(path, spec, errors);
@@ -83,8 +85,13 @@ fn host_fields(path: &Path, spec: &Value, errors: &mut Errors) {
     for (i, alias) in list(spec, "hostAliases").iter().enumerate() {
         let path = path.child("hostAliases").index(i);
         ip(&path.child("ip"), text(alias, "ip"), errors);
-        for name in list(alias, "hostnames").iter().filter_map(Value::as_str) {
-            invalid(&path.child("hostnames"), name, names::dns1123_subdomain(name), errors);
+        for (i, name) in list(alias, "hostnames").iter().filter_map(Value::as_str).enumerate() {
+            invalid(
+                &path.child("hostnames").index(i),
+                name,
+                names::dns1123_subdomain(name),
+                errors,
+            );
         }
     }
 }
@@ -104,7 +111,13 @@ fn dns(path: &Path, spec: &Value, errors: &mut Errors) {
     let config = &spec["dnsConfig"];
     let servers = list(config, "nameservers");
     let path = path.child("dnsConfig");
-    if text(spec, "dnsPolicy") == "None" && servers.is_empty() {
+    let own = text(spec, "dnsPolicy") == "None";
+    if own && config.is_null() {
+        errors.push(FieldError::required(
+            path.to_string(),
+            "must provide `dnsConfig` when `dnsPolicy` is None",
+        ));
+    } else if own && servers.is_empty() {
         let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         errors.push(FieldError::required(path.child("nameservers").to_string(), detail));
     }
@@ -168,5 +181,29 @@ fn security_context(path: &Path, context: &Value, errors: &mut Errors) {
     }
     if let Some(policy) = context.get("fsGroupChangePolicy").and_then(Value::as_str) {
         one_of(&path.child("fsGroupChangePolicy"), policy, &["Always", "OnRootMismatch"], errors);
+    }
+}
+
+/// Containers that have ended for good must stay ended.
+pub(super) fn status_update(new: &Value, old: &Value, errors: &mut Errors) {
+    let policy = text(&old["spec"], "restartPolicy");
+    for (field, policy) in [("containerStatuses", policy), ("ephemeralContainerStatuses", "Never")]
+    {
+        for (i, before) in list(&old["status"], field).iter().enumerate() {
+            let Some(code) = integer(&before["state"]["terminated"], "exitCode") else { continue };
+            if !matches!((policy, code), ("Never", _) | ("OnFailure", 0)) {
+                continue;
+            }
+            let mut after = list(&new["status"], field)
+                .iter()
+                .filter(|s| text(s, "name") == text(before, "name"));
+            if after.any(|status| status["state"]["terminated"].is_null()) {
+                let at = Path::new("status").child(field).index(i).child("state").to_string();
+                errors.push(FieldError::forbidden(
+                    at,
+                    "may not be transitioned to non-terminated state",
+                ));
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use api::FieldError;
 use serde_json::{Map, Value, json};
 
-use super::{Errors, integer, list};
+use super::{Errors, integer, list, text};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 /// Differences that are listed in the message.
@@ -69,9 +69,14 @@ fn tolerations(new: &Value, old: &Value, errors: &mut Errors) {
 
 fn scheduling_gates(new: &Value, old: &Value, errors: &mut Errors) {
     let before = list(old, "schedulingGates");
-    if list(new, "schedulingGates").iter().any(|gate| !before.contains(gate)) {
-        let detail = "only deletion is allowed, but found new scheduling gates";
-        errors.push(FieldError::forbidden("spec.schedulingGates", detail));
+    for (i, gate) in
+        list(new, "schedulingGates").iter().enumerate().filter(|(_, gate)| !before.contains(gate))
+    {
+        let detail = format!(
+            "only deletion is allowed, but found new scheduling gate '{}'",
+            text(gate, "name")
+        );
+        errors.push(FieldError::forbidden(format!("spec.schedulingGates[{i}].name"), detail));
     }
 }
 

@@ -88,7 +88,7 @@ fn pod_template(path: &Path, template: &Value, errors: &mut Errors) {
     meta::labels(&meta_path.child("labels"), template["metadata"].get("labels"), errors);
     meta::annotations(&meta_path.child("annotations"), &template["metadata"], errors);
     let (path, spec) = (path.child("spec"), &template["spec"]);
-    pod::spec(&path, spec, errors);
+    pod::spec(&path, spec, pod::Home::Template, errors);
     match text(spec, "restartPolicy") {
         "OnFailure" | "Never" => {
             one_of(&path.child("restartPolicy"), text(spec, "restartPolicy"), &["Always"], errors)
