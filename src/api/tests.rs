@@ -16,6 +16,8 @@ fn cases() {
     });
 }
 
+type Check = fn(&str) -> Vec<String>;
+
 fn run(operation: &str, line: &str) -> String {
     match operation {
         "quantity" => match Quantity::parse(line) {
@@ -50,7 +52,7 @@ fn run(operation: &str, line: &str) -> String {
         }
         "status" => status(line),
         name => {
-            let checks: [(&str, fn(&str) -> Vec<String>); 8] = [
+            let checks: [(&str, Check); 8] = [
                 ("dns label", names::dns1123_label),
                 ("dns subdomain", names::dns1123_subdomain),
                 ("dns 1035 label", names::dns1035_label),
@@ -127,7 +129,7 @@ proptest! {
             let _ = LabelSelector::parse(&text);
             let _ = FieldSelector::parse(&text);
             if let Ok(quantity) = Quantity::parse(&text) {
-                let _ = (quantity.value(), quantity.milli_value(), quantity.add(quantity).sub(quantity));
+                let _ = (quantity.value(), quantity.milli_value(), quantity + quantity - quantity);
                 let printed = quantity.canonical();
                 prop_assert_eq!(Quantity::parse(&printed).map(|q| q.canonical()), Ok(printed));
             }

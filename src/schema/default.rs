@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::facts::{Shape, Type, builtin, type_at};
 
 type Object = Map<String, Value>;
+type Rule = fn(&mut Object);
 
 static ROWS: LazyLock<HashMap<&'static str, Vec<(&'static str, Value)>>> = LazyLock::new(|| {
     let mut rows: HashMap<&str, Vec<(&str, Value)>> = HashMap::new();
@@ -62,7 +63,7 @@ fn descend(shape: &Shape, value: &mut Value) {
 }
 
 /// What a type gets besides its rows, before its fields are looked at.
-const RULES: &[(&str, fn(&mut Object))] = &[
+const RULES: &[(&str, Rule)] = &[
     ("apps.v1.DeploymentStrategy", deployment_strategy),
     ("core.v1.Container", container),
     ("core.v1.EphemeralContainer", container),

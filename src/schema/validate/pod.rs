@@ -138,7 +138,7 @@ fn dns(path: &Path, spec: &Value, errors: &mut Errors) {
         ip(&path.child("nameservers").index(i), server, errors);
     }
     for (i, domain) in list(config, "searches").iter().filter_map(Value::as_str).enumerate() {
-        let bare = domain.strip_suffix('.').unwrap_or(domain).replace('_', "-");
+        let bare = domain.strip_suffix('.').unwrap_or(domain).replace('_', "x");
         if !bare.is_empty() {
             invalid(
                 &path.child("searches").index(i),
