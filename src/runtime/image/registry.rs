@@ -410,27 +410,31 @@ impl Registry {
             .send(call)
             .await
             .map_err(|error| fail(format!("failed to fetch token: {error}")))?;
-        let (status, url) = (answer.status(), answer.url.clone());
-        if matches!(status, 401 | 403) {
-            let message =
-                server_message(answer).await.unwrap_or_else(|| "authorization failed".to_owned());
-            return Err(Error::Denied { reason: message });
-        }
-        if status != 200 {
-            return Err(fail(format!(
-                "failed to fetch token: unexpected status from {url}: {status}"
-            )));
-        }
-        let body = answer.read_all(TOKEN_BYTES_MAX).await?;
-        let granted: Granted = serde_json::from_slice(&body)
-            .map_err(|_| fail(format!("{url} answered with no token")))?;
-        let token = granted
-            .token
-            .or(granted.access_token)
-            .ok_or_else(|| fail(format!("{url} answered with no token")))?;
-        secret_value(&format!("Bearer {token}"))
-            .ok_or_else(|| fail(format!("{url} answered with a broken token")))
+        read_token(answer).await
     }
+}
+
+/// The `Authorization` value that a token service's answer grants.
+async fn read_token(answer: Answer) -> Result<HeaderValue, Error> {
+    let fail = |reason: String| Error::Authorize { reason };
+    let (status, url) = (answer.status(), answer.url.clone());
+    if matches!(status, 401 | 403) {
+        let message =
+            server_message(answer).await.unwrap_or_else(|| "authorization failed".to_owned());
+        return Err(Error::Denied { reason: message });
+    }
+    if status != 200 {
+        return Err(fail(format!("failed to fetch token: unexpected status from {url}: {status}")));
+    }
+    let body = answer.read_all(TOKEN_BYTES_MAX).await?;
+    let granted: Granted =
+        serde_json::from_slice(&body).map_err(|_| fail(format!("{url} answered with no token")))?;
+    let token = granted
+        .token
+        .or(granted.access_token)
+        .ok_or_else(|| fail(format!("{url} answered with no token")))?;
+    secret_value(&format!("Bearer {token}"))
+        .ok_or_else(|| fail(format!("{url} answered with a broken token")))
 }
 
 #[derive(Deserialize)]

@@ -17,7 +17,6 @@ pub(crate) struct Fixture {
     pub(crate) config: Vec<u8>,
     /// Compressed layers, lowest first.
     pub(crate) layers: Vec<Vec<u8>>,
-    pub(crate) diff_ids: Vec<Digest>,
 }
 
 impl Fixture {
@@ -41,16 +40,22 @@ impl Fixture {
         let config = config.to_string().into_bytes();
         let layers: Vec<Vec<u8>> = plain.iter().map(|layer| compress(layer)).collect();
         let (config_type, layer_type) = if media_type == OCI_MANIFEST {
-            ("application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip")
+            (
+                "application/vnd.oci.image.config.v1+json",
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+            )
         } else {
-            ("application/vnd.docker.container.image.v1+json", "application/vnd.docker.image.rootfs.diff.tar.gzip")
+            (
+                "application/vnd.docker.container.image.v1+json",
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            )
         };
         let manifest = json!({
             "schemaVersion": 2, "mediaType": media_type,
             "config": descriptor(config_type, &config),
             "layers": layers.iter().map(|layer| descriptor(layer_type, layer)).collect::<Vec<_>>(),
         });
-        Self { manifest: manifest.to_string().into_bytes(), media_type, config, layers, diff_ids }
+        Self { manifest: manifest.to_string().into_bytes(), media_type, config, layers }
     }
 
     pub(crate) fn id(&self) -> String {
@@ -91,16 +96,25 @@ pub(crate) fn host_platform() -> Value {
 }
 
 pub(crate) fn index(entries: &[Value]) -> Vec<u8> {
-    json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).to_string().into_bytes()
+    json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+        .to_string()
+        .into_bytes()
 }
 
 /// An OCI layout as a tar archive, the index last, as some tools write it.
 pub(crate) fn oci_archive(images: &[&Fixture], index: &[u8], more: &[&[u8]]) -> Vec<u8> {
     let mut archive = Vec::new();
     file(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
-    let blobs = images.iter().flat_map(|image| image.blobs()).chain(more.iter().map(|bytes| (Digest::of(bytes).to_string(), bytes.to_vec())));
+    let blobs = images
+        .iter()
+        .flat_map(|image| image.blobs())
+        .chain(more.iter().map(|bytes| (Digest::of(bytes).to_string(), bytes.to_vec())));
     for (digest, bytes) in blobs {
-        file(&mut archive, &format!("blobs/sha256/{}", digest.trim_start_matches("sha256:")), &bytes);
+        file(
+            &mut archive,
+            &format!("blobs/sha256/{}", digest.trim_start_matches("sha256:")),
+            &bytes,
+        );
     }
     file(&mut archive, "index.json", index);
     finish(archive)

@@ -12,19 +12,26 @@ use crate::image::unpack::{Limits, unpack};
 #[test]
 fn layers_become_trees_or_errors() {
     let cases = include_str!("../cases/layers.txt").split("\n== ").skip(1);
-    let mut failed = Vec::new();
+    let (mut failed, mut count) = (Vec::new(), 0);
     for case in cases {
+        count += 1;
         let (name, body) = case.split_once('\n').unwrap_or((case, ""));
         if let Err(reason) = check(body) {
             failed.push(format!("{name}: {reason}"));
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+    assert!(count > 50, "only {count} cases were found");
 }
 
 fn check(body: &str) -> Result<(), String> {
     let lines: Vec<&str> = body.lines().filter(|line| !line.is_empty()).collect();
-    let end = lines.iter().position(|line| line.starts_with("tree:") || line.starts_with("error:") || line.starts_with("limits:")).ok_or("no outcome")?;
+    let end = lines
+        .iter()
+        .position(|line| {
+            line.starts_with("tree:") || line.starts_with("error:") || line.starts_with("limits:")
+        })
+        .ok_or("no outcome")?;
     let mut limits = Limits::default();
     for word in lines.iter().filter_map(|line| line.strip_prefix("limits: ")) {
         match word.split_once('=').ok_or("limit")? {
@@ -36,7 +43,8 @@ fn check(body: &str) -> Result<(), String> {
     let target = outside.path().join("layer");
     fs::create_dir(&target).unwrap();
     let result = unpack(&build(&lines[..end])[..], &target, limits);
-    let left: Vec<_> = fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     if left != ["layer"] {
         return Err(format!("wrote outside: {left:?}"));
     }
@@ -46,22 +54,34 @@ fn check(body: &str) -> Result<(), String> {
             let expected: Vec<String> = lines[end + 1..].iter().map(|line| expand(line)).collect();
             let mut actual = Vec::new();
             list(&target, Path::new(""), &mut actual);
-            if actual == expected { Ok(()) } else { Err(format!("expected\n{}\ngot\n{}", expected.join("\n"), actual.join("\n"))) }
+            if actual == expected {
+                Ok(())
+            } else {
+                Err(format!("expected\n{}\ngot\n{}", expected.join("\n"), actual.join("\n")))
+            }
         }
         (Err(error), Some(expected)) if error.to_string().contains(expected) => Ok(()),
-        (result, expected) => Err(format!("expected {expected:?}, got {:?}", result.map_err(|error| error.to_string()))),
+        (result, expected) => Err(format!(
+            "expected {expected:?}, got {:?}",
+            result.map_err(|error| error.to_string())
+        )),
     }
 }
 
 fn list(root: &Path, below: &Path, lines: &mut Vec<String>) {
-    let mut names: Vec<_> = fs::read_dir(root.join(below)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(root.join(below)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     for name in names {
         let path = below.join(name);
         let found = fs::symlink_metadata(root.join(&path)).unwrap();
         let kind = found.file_type();
         let shown = path.display();
-        let device = format!("{}:{}", nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev()));
+        let device = format!(
+            "{}:{}",
+            nix::sys::stat::major(found.rdev()),
+            nix::sys::stat::minor(found.rdev())
+        );
         let owner = format!("{:o} {}:{}", found.mode() & 0o7777, found.uid(), found.gid());
         let mut line = if kind.is_dir() {
             format!("d {owner} {shown}")
@@ -77,7 +97,10 @@ fn list(root: &Path, below: &Path, lines: &mut Vec<String>) {
             format!("- {owner} {shown} {:?}", fs::read_to_string(root.join(&path)).unwrap())
         };
         if !kind.is_symlink() && (kind.is_dir() || kind.is_file()) {
-            assert_eq!((found.mtime(), kind.is_file()), (if kind.is_file() { 1_000_000_000 } else { found.mtime() }, kind.is_file()));
+            assert_eq!(
+                (found.mtime(), kind.is_file()),
+                (if kind.is_file() { 1_000_000_000 } else { found.mtime() }, kind.is_file())
+            );
             let file = fs::File::open(root.join(&path)).unwrap();
             if sys::xattr::get(&file, c"trusted.overlay.opaque").unwrap().as_deref() == Some(b"y") {
                 line.push_str(" opaque");
@@ -115,8 +138,16 @@ fn file_capabilities_are_kept() {
     pax.extend_from_slice(&record);
     pax.push(b'\n');
     let mut archive = Vec::new();
-    super::tarball::append(&mut archive, &super::tarball::Header { flag: b'x', path: "pax", ..Default::default() }, &pax);
-    super::tarball::append(&mut archive, &super::tarball::Header { path: "ping", mode: 0o755, uid: 7, ..Default::default() }, b"x");
+    super::tarball::append(
+        &mut archive,
+        &super::tarball::Header { flag: b'x', path: "pax", ..Default::default() },
+        &pax,
+    );
+    super::tarball::append(
+        &mut archive,
+        &super::tarball::Header { path: "ping", mode: 0o755, uid: 7, ..Default::default() },
+        b"x",
+    );
     unpack(&super::tarball::finish(archive)[..], target.path(), Limits::default()).unwrap();
     let file = fs::File::open(target.path().join("ping")).unwrap();
     assert_eq!(sys::xattr::get(&file, c"security.capability").unwrap().unwrap(), capability);
@@ -131,11 +162,22 @@ fn compression_is_recognized() {
     frames.extend_from_slice(&zstd(&plain[..70_000]));
     frames.extend_from_slice(&zstd(&plain[70_000..]));
     frames.extend_from_slice(&[0x5f, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9]);
-    for (name, blob) in [("plain", plain.clone()), ("gzip", gzip(&plain)), ("gzip members", two), ("zstd", zstd(&plain)), ("zstd frames", frames)] {
+    for (name, blob) in [
+        ("plain", plain.clone()),
+        ("gzip", gzip(&plain)),
+        ("gzip members", two),
+        ("zstd", zstd(&plain)),
+        ("zstd frames", frames),
+    ] {
         let target = tempfile::tempdir().unwrap();
-        let unpacked = unpack(&blob[..], target.path(), Limits::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let unpacked = unpack(&blob[..], target.path(), Limits::default())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(unpacked.diff_id, Digest::of(&plain), "{name}");
-        assert_eq!((unpacked.blob, unpacked.blob_bytes), (Digest::of(&blob), blob.len() as u64), "{name}");
+        assert_eq!(
+            (unpacked.blob, unpacked.blob_bytes),
+            (Digest::of(&blob), blob.len() as u64),
+            "{name}"
+        );
         assert_eq!(fs::read(target.path().join("a")).unwrap().len(), 250_000, "{name}");
     }
 }
@@ -161,9 +203,13 @@ fn damaged_compression_is_refused() {
 fn a_bomb_ends_at_the_limit() {
     let target = tempfile::tempdir().unwrap();
     let bomb = gzip(&layer(&[("zeros", &"\0".repeat(20_000_000))]));
-    let error = unpack(&bomb[..], target.path(), Limits { entries: 10, bytes: 1_000_000 }).unwrap_err();
+    let error =
+        unpack(&bomb[..], target.path(), Limits { entries: 10, bytes: 1_000_000 }).unwrap_err();
     assert_eq!(error.to_string(), "more than 1000000 bytes when unpacked");
-    let written: u64 = fs::read_dir(target.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    let written: u64 = fs::read_dir(target.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
     assert!(written <= 1_000_000, "{written}");
     assert!(target.path().as_os_str().as_bytes().len() > 1);
 }

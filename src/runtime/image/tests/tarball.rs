@@ -89,12 +89,21 @@ pub(crate) fn build(lines: &[&str]) -> Vec<u8> {
         let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
         match kind {
             "pax" => {
-                let records: String = rest.split(' ').map(|record| pax_record(&expand(record))).collect();
-                append(&mut archive, &Header { flag: b'x', path: "pax", ..Header::default() }, records.as_bytes());
+                let records: String =
+                    rest.split(' ').map(|record| pax_record(&expand(record))).collect();
+                append(
+                    &mut archive,
+                    &Header { flag: b'x', path: "pax", ..Header::default() },
+                    records.as_bytes(),
+                );
             }
             "gnu" => {
                 let name = format!("{}\0", expand(rest));
-                append(&mut archive, &Header { flag: b'L', path: "././@LongLink", ..Header::default() }, name.as_bytes());
+                append(
+                    &mut archive,
+                    &Header { flag: b'L', path: "././@LongLink", ..Header::default() },
+                    name.as_bytes(),
+                );
             }
             "cut" => cut = rest.parse().ok(),
             "flip" => archive[rest.parse::<usize>().unwrap()] ^= 1,
@@ -147,6 +156,9 @@ fn entry(archive: &mut Vec<u8>, kind: &str, rest: &str) {
 /// `length key=value\n`, where the length counts itself.
 fn pax_record(record: &str) -> String {
     let body = record.len() + 2;
-    let length = (1..6).map(|digits| body + digits).find(|length| length.to_string().len() + body == *length).unwrap();
+    let length = (1..6)
+        .map(|digits| body + digits)
+        .find(|length| length.to_string().len() + body == *length)
+        .unwrap();
     format!("{length} {record}\n")
 }

@@ -38,13 +38,20 @@ fn names_and_numbers_are_resolved() {
         ("web:", 1000, 1001, &[1001, 4, 8]),
     ] {
         let found = lookup_user(&layers, user).unwrap();
-        assert_eq!((found.uid, found.gid, &found.additional_gids[..]), (uid, gid, additional), "{user}");
+        assert_eq!(
+            (found.uid, found.gid, &found.additional_gids[..]),
+            (uid, gid, additional),
+            "{user}"
+        );
     }
     assert_eq!(lookup_user(&layers, "web").unwrap().home.as_deref(), Some("/home/web"));
     let error = lookup_user(&layers, "ghost").unwrap_err().to_string();
     assert_eq!(error, "unable to find user ghost: no matching entries in passwd file");
     let error = lookup_user(&layers, "web:ghosts").unwrap_err().to_string();
-    assert_eq!(error, "unable to find user web:ghosts: group ghosts: no matching entries in group file");
+    assert_eq!(
+        error,
+        "unable to find user web:ghosts: group ghosts: no matching entries in group file"
+    );
 }
 
 #[test]
@@ -55,9 +62,21 @@ fn upper_layers_decide() {
         ("removed", &["file etc/.wh.passwd"], None),
         ("removed with its directory", &["file .wh.etc"], None),
         ("opaque", &["dir etc", "file etc/.wh..wh..opq"], None),
-        ("relative link", &["symlink etc/passwd -> ../lib/users", "file lib/users text=web:x:6:6::/:/x"], Some(6)),
-        ("absolute link", &["symlink etc/passwd -> /lib/users", "file lib/users text=web:x:7:7::/:/x"], Some(7)),
-        ("link that climbs out", &["symlink etc/passwd -> ../../../lib/users", "file lib/users text=web:x:8:8::/:/x"], Some(8)),
+        (
+            "relative link",
+            &["symlink etc/passwd -> ../lib/users", "file lib/users text=web:x:6:6::/:/x"],
+            Some(6),
+        ),
+        (
+            "absolute link",
+            &["symlink etc/passwd -> /lib/users", "file lib/users text=web:x:7:7::/:/x"],
+            Some(7),
+        ),
+        (
+            "link that climbs out",
+            &["symlink etc/passwd -> ../../../lib/users", "file lib/users text=web:x:8:8::/:/x"],
+            Some(8),
+        ),
         ("linked directory", &["file .wh.etc", "file conf/passwd text=web:x:9:9::/:/x"], None),
         ("circle", &["symlink etc/passwd -> passwd"], None),
         ("fifo", &["fifo etc/passwd"], None),
