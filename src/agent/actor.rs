@@ -1,0 +1,379 @@
+//! The owner of one pod: steps its state, performs the effects, publishes what users see.
+//!
+//! Effects run as tasks of the actor; each gives back one outcome. So the loop itself never waits for anything but the
+//! next outcome, the next message or the next timer, and everything of a pod ends with its actor.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{DeleteParams, Patch};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::clock::Now;
+use crate::context::Context;
+use crate::execute;
+use crate::keep::Volumes;
+use crate::prober;
+use crate::status;
+use crate::worker::{Effect, Input, PodState, ProbeKind, Stage, StopPlan};
+
+/// Messages that wait for one pod; senders wait when it is full.
+const INBOX: usize = 64;
+const STATUS_RETRY: Duration = Duration::from_secs(1);
+const DELETE_RETRY: Duration = Duration::from_secs(2);
+
+/// What the rest of the agent may read of a pod.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) status: PodStatus,
+}
+
+/// The way to a pod's actor.
+pub(crate) struct Handle {
+    pub(crate) inbox: mpsc::Sender<Input>,
+    pub(crate) view: watch::Receiver<Arc<View>>,
+}
+
+/// What a task of the actor came back with.
+pub(crate) enum Outcome {
+    Input(Input),
+    Sent(Box<PodStatus>, Result<(), client::Error>),
+    Deleted(Result<(), client::Error>),
+    Nothing,
+}
+
+pub(crate) struct Actor {
+    ctx: Arc<Context>,
+    state: PodState,
+    volumes: Arc<Volumes>,
+    pod: watch::Sender<Arc<Pod>>,
+    view: watch::Sender<Arc<View>>,
+    inbox: mpsc::Receiver<Input>,
+    own_inbox: mpsc::Sender<Input>,
+    tasks: JoinSet<Outcome>,
+    stops: BTreeMap<String, AbortHandle>,
+    probes: BTreeMap<(String, ProbeKind), AbortHandle>,
+    keeping: bool,
+    /// What the API server has from us.
+    sent: PodStatus,
+    sending: bool,
+    send_after: Option<Duration>,
+    delete: Delete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delete {
+    NotYet,
+    Due(Option<Duration>),
+    Sent,
+    Done,
+}
+
+impl Actor {
+    pub(crate) fn new(ctx: Arc<Context>, state: PodState) -> (Actor, Handle) {
+        let sent = state.pod.status.clone().unwrap_or_default();
+        let shown = status::compute(&state, &ctx.host_ips, &sent, ctx.clock.now().wall);
+        let (pod, pod_seen) = watch::channel(Arc::clone(&state.pod));
+        let first = Arc::new(View { pod: Arc::clone(&state.pod), status: shown });
+        let (view, view_seen) = watch::channel(first);
+        let (own_inbox, inbox) = mpsc::channel(INBOX);
+        let volumes = Arc::new(Volumes::new(Arc::clone(&ctx), pod_seen));
+        let handle = Handle { inbox: own_inbox.clone(), view: view_seen };
+        let actor = Actor {
+            ctx,
+            state,
+            volumes,
+            pod,
+            view,
+            inbox,
+            own_inbox,
+            tasks: JoinSet::new(),
+            stops: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            keeping: false,
+            sent,
+            sending: false,
+            send_after: None,
+            delete: Delete::NotYet,
+        };
+        (actor, handle)
+    }
+
+    /// Runs the pod until nothing of it is left.
+    pub(crate) async fn run(mut self) {
+        self.step(Input::Tick);
+        while !self.finished() {
+            let wake = self.wake().map(|at| self.ctx.clock.instant(at));
+            let timer = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let outcome = tokio::select! {
+                Some(input) = self.inbox.recv() => Outcome::Input(input),
+                Some(done) = self.tasks.join_next() => done.unwrap_or(Outcome::Nothing),
+                () = timer => Outcome::Input(Input::Tick),
+            };
+            self.handle(outcome);
+        }
+    }
+
+    fn handle(&mut self, outcome: Outcome) {
+        let now = self.ctx.clock.now();
+        match outcome {
+            Outcome::Input(input) => self.step(input),
+            Outcome::Sent(status, result) => {
+                self.sending = false;
+                match result {
+                    Ok(()) => self.sent = *status,
+                    Err(error) if error.is_not_found() => self.sent = *status,
+                    Err(error) => {
+                        tracing::warn!(pod = self.state.name(), %error, "pod status not sent");
+                        self.send_after = Some(now.mono + STATUS_RETRY);
+                    }
+                }
+                self.publish(now);
+            }
+            Outcome::Deleted(result) => {
+                let gone = |e: &client::Error| e.is_not_found() || e.is_conflict();
+                self.delete = match result {
+                    Err(error) if !gone(&error) => {
+                        tracing::warn!(pod = self.state.name(), %error, "pod not deleted");
+                        Delete::Due(Some(now.mono + DELETE_RETRY))
+                    }
+                    _ => Delete::Done,
+                };
+                self.publish(now);
+            }
+            Outcome::Nothing => {}
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        let now = self.ctx.clock.now();
+        if let Input::Pod(pod) = &input {
+            self.pod.send_replace(Arc::clone(pod));
+        }
+        for effect in self.state.step(input, now) {
+            self.perform(effect);
+        }
+        self.reap_stops();
+        self.publish(now);
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let ctx = Arc::clone(&self.ctx);
+        let pod = Arc::clone(&self.state.pod);
+        match effect {
+            Effect::Event(note) => ctx.event(&pod, note),
+            Effect::MountVolumes => self.mount(),
+            Effect::CreateSandbox { replace } => {
+                self.spawn(
+                    async move { Input::Sandbox(execute::sandbox(&ctx, &pod, replace).await) },
+                );
+            }
+            Effect::PullImage { name } => {
+                self.spawn(async move { crate::pull::ensure(&ctx, &pod, name).await });
+            }
+            Effect::StartContainer { name, attempt } => self.start(name, attempt),
+            Effect::PostStart { name, attempt } => {
+                let ips = self.ips();
+                self.spawn(
+                    async move { execute::post_start(&ctx, &pod, name, attempt, &ips).await },
+                );
+            }
+            Effect::Stop(plan) => self.stop(plan),
+            Effect::Forget { name, attempt } => {
+                self.tasks.spawn(async move {
+                    execute::forget(&ctx, &pod, &name, attempt).await;
+                    Outcome::Nothing
+                });
+            }
+            Effect::StartProbe { name, attempt, kind } => self.probe(name, attempt, kind),
+            Effect::StopProbes { name } => {
+                self.probes.retain(|(of, _), task| {
+                    let other = *of != name;
+                    if !other {
+                        task.abort();
+                    }
+                    other
+                });
+            }
+            Effect::Cleanup { last } => {
+                self.spawn(async move { Input::Cleaned(execute::clean(&ctx, &pod, last).await) });
+            }
+            Effect::Delete => self.delete = Delete::Due(None),
+        }
+    }
+
+    fn spawn(&mut self, work: impl Future<Output = Input> + Send + 'static) {
+        self.tasks.spawn(async move { Outcome::Input(work.await) });
+    }
+
+    fn mount(&mut self) {
+        let volumes = Arc::clone(&self.volumes);
+        self.spawn(async move { Input::Volumes(volumes.set_up().await) });
+        if std::mem::replace(&mut self.keeping, true) {
+            return;
+        }
+        let volumes = Arc::clone(&self.volumes);
+        let inbox = self.own_inbox.clone();
+        self.tasks.spawn(async move {
+            // A full inbox means that the pod is about to be looked at anyway.
+            volumes.keep(move || drop(inbox.try_send(Input::Retry))).await;
+            Outcome::Nothing
+        });
+    }
+
+    fn start(&mut self, name: String, attempt: u32) {
+        let ctx = Arc::clone(&self.ctx);
+        let pod = Arc::clone(&self.state.pod);
+        let volumes = Arc::clone(&self.volumes);
+        let image = self.state.container(&name).and_then(|c| c.image.clone()).unwrap_or_default();
+        let ips = self.ips();
+        self.spawn(async move {
+            let result =
+                crate::start::start(&ctx, &pod, &volumes.held, &name, attempt, &image, ips).await;
+            Input::Started { name, attempt, result }
+        });
+    }
+
+    fn stop(&mut self, plan: StopPlan) {
+        let ctx = Arc::clone(&self.ctx);
+        let pod = Arc::clone(&self.state.pod);
+        let ips = self.ips();
+        let name = plan.name.clone();
+        let task = self.tasks.spawn(async move { execute::stop(&ctx, &pod, plan, &ips).await });
+        if let Some(earlier) = self.stops.insert(name, task) {
+            earlier.abort();
+        }
+    }
+
+    /// A stop is over when its container is.
+    fn reap_stops(&mut self) {
+        let state = &self.state;
+        self.stops.retain(|name, task| {
+            let alive = state.container(name).is_some_and(crate::worker::Container::alive);
+            if !alive {
+                task.abort();
+            }
+            alive
+        });
+    }
+
+    fn probe(&mut self, name: String, attempt: u32, kind: ProbeKind) {
+        let Some(spec) = self.state.spec_of(&name) else { return };
+        let Some(probe) = kind.of(spec).cloned() else { return };
+        let target = prober::Target {
+            id: status::container_id(self.state.uid(), &name, attempt),
+            ports: spec.ports.clone().unwrap_or_default(),
+            ip: self.ips().into_iter().next().unwrap_or_default(),
+        };
+        let runtime = self.ctx.config.runtime.clone();
+        let inbox = self.own_inbox.clone();
+        let key = (name.clone(), kind);
+        let task = self.tasks.spawn(async move {
+            prober::run(runtime, target, probe, |outcome| {
+                let input = Input::Probed { name: name.clone(), attempt, kind, outcome };
+                let inbox = inbox.clone();
+                async move { inbox.send(input).await.is_ok() }
+            })
+            .await;
+            Outcome::Nothing
+        });
+        if let Some(earlier) = self.probes.insert(key, task) {
+            earlier.abort();
+        }
+    }
+
+    fn ips(&self) -> Vec<String> {
+        let host = self.state.pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
+        if host {
+            return self.ctx.host_ips.clone();
+        }
+        self.state.ips.iter().map(ToString::to_string).collect()
+    }
+
+    /// Shows the present status to readers and brings it to the API server.
+    fn publish(&mut self, now: Now) {
+        let before = Arc::clone(&self.view.borrow());
+        let shown = status::compute(&self.state, &self.ctx.host_ips, &before.status, now.wall);
+        if shown != before.status || !Arc::ptr_eq(&before.pod, &self.state.pod) {
+            let pod = Arc::clone(&self.state.pod);
+            self.view.send_replace(Arc::new(View { pod, status: shown.clone() }));
+        }
+        if self.sending || self.state.gone || self.send_after.is_some_and(|at| at > now.mono) {
+            return;
+        }
+        self.send_after = None;
+        if !same(&shown, &self.sent) {
+            return self.send(shown);
+        }
+        if let Delete::Due(after) = self.delete
+            && after.is_none_or(|at| at <= now.mono)
+        {
+            self.send_delete();
+        }
+    }
+
+    fn send(&mut self, shown: PodStatus) {
+        let body = match status::patch(self.state.uid(), &shown, &self.sent) {
+            Ok(body) => body,
+            Err(error) => {
+                tracing::error!(%error, "pod status cannot be written as JSON");
+                return;
+            }
+        };
+        self.sending = true;
+        let client = self.ctx.config.client.clone();
+        let (namespace, name) = (self.state.namespace().to_owned(), self.state.name().to_owned());
+        self.tasks.spawn(async move {
+            let patch = Patch::Strategic(body);
+            let result = client.patch_sub::<Pod>(&namespace, &name, "status", &patch).await;
+            Outcome::Sent(Box::new(shown), result.map(drop))
+        });
+    }
+
+    fn send_delete(&mut self) {
+        self.delete = Delete::Sent;
+        let client = self.ctx.config.client.clone();
+        let (namespace, name) = (self.state.namespace().to_owned(), self.state.name().to_owned());
+        let params = DeleteParams::default().grace(0).uid(self.state.uid());
+        self.tasks.spawn(async move {
+            Outcome::Deleted(client.delete::<Pod>(&namespace, &name, &params).await)
+        });
+    }
+
+    fn finished(&self) -> bool {
+        self.state.stage == Stage::Done && (self.state.gone || self.delete == Delete::Done)
+    }
+
+    /// The next moment at which something is due without any message.
+    fn wake(&self) -> Option<Duration> {
+        let now = self.ctx.clock.now();
+        let deadline =
+            self.state.deadline().filter(|_| self.state.stage == Stage::Active).map(|at| {
+                now.mono + Duration::try_from(at.duration_since(now.wall)).unwrap_or_default()
+            });
+        let delete = if let Delete::Due(at) = self.delete { at } else { None };
+        [self.state.next_wake(), deadline, self.send_after, delete].into_iter().flatten().min()
+    }
+}
+
+/// Equal as far as the agent is concerned: other writers' conditions do not count.
+fn same(ours: &PodStatus, sent: &PodStatus) -> bool {
+    let own = |status: &PodStatus| -> Vec<_> {
+        let kinds: Vec<&str> = ours.conditions.iter().flatten().map(|c| c.type_.as_str()).collect();
+        let mut list: Vec<_> = status.conditions.iter().flatten().cloned().collect();
+        list.retain(|c| kinds.contains(&c.type_.as_str()));
+        list.sort_by(|a, b| a.type_.cmp(&b.type_));
+        list
+    };
+    let bare = |status: &PodStatus| PodStatus { conditions: None, ..status.clone() };
+    own(ours) == own(sent) && bare(ours) == bare(sent)
+}

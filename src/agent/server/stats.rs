@@ -1,0 +1,149 @@
+//! `/stats/summary` and `/metrics/resource`: what metrics-server and people ask of a kubelet.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::StatusCode;
+use jiff::Timestamp;
+use runtime::protocol::Stats;
+use serde_json::{Value, json};
+
+use super::{Answer, internal, respond};
+use crate::actor::View;
+use crate::clock::from_nanos;
+use crate::context::Context;
+
+/// One container with what it uses; containers without a process are left out.
+struct Usage {
+    namespace: String,
+    pod: String,
+    uid: String,
+    container: String,
+    started: Timestamp,
+    stats: Stats,
+}
+
+async fn usages(ctx: &Context, pods: &[Arc<View>]) -> Vec<Usage> {
+    let mut found = Vec::new();
+    for view in pods {
+        let meta = &view.pod.metadata;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        for status in view.status.container_statuses.iter().flatten() {
+            let running = status.state.as_ref().and_then(|s| s.running.as_ref());
+            let id = status.container_id.as_deref().and_then(|id| id.strip_prefix("copepod://"));
+            let (Some(running), Some(id)) = (running, id) else { continue };
+            // One that has just ended has no figures; the others count.
+            let Ok(stats) = ctx.config.runtime.stats(id).await else { continue };
+            found.push(Usage {
+                namespace: text(&meta.namespace),
+                pod: text(&meta.name),
+                uid: text(&meta.uid),
+                container: status.name.clone(),
+                started: running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+                stats,
+            });
+        }
+    }
+    found
+}
+
+pub(super) async fn summary(ctx: &Context, pods: &[Arc<View>]) -> Answer {
+    let usages = usages(ctx, pods).await;
+    let items: Vec<Value> = pods.iter().map(|view| pod_summary(view, &usages)).collect();
+    let total = i64::try_from(sys::procfs::memory_total().map_err(internal)?).unwrap_or(i64::MAX);
+    let free = i64::try_from(sys::procfs::memory_available().map_err(internal)?).unwrap_or(0);
+    let summary = json!({
+        "node": {
+            "nodeName": ctx.config.node_name,
+            "memory": {
+                "time": Timestamp::now().to_string(),
+                "availableBytes": free,
+                "workingSetBytes": total.saturating_sub(free),
+            },
+        },
+        "pods": items,
+    });
+    Ok(respond(StatusCode::OK, "application/json", summary.to_string()))
+}
+
+fn pod_summary(view: &View, usages: &[Usage]) -> Value {
+    let meta = &view.pod.metadata;
+    let own: Vec<&Usage> = usages.iter().filter(|u| Some(&u.uid) == meta.uid.as_ref()).collect();
+    let sum = |of: fn(&Stats) -> u64| own.iter().map(|u| of(&u.stats)).sum::<u64>();
+    let now = Timestamp::now().to_string();
+    let containers: Vec<Value> = own
+        .iter()
+        .map(|u| json!({"name": u.container, "startTime": u.started.to_string(), "cpu": cpu(&u.stats), "memory": memory(&u.stats)}))
+        .collect();
+    json!({
+        "podRef": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
+        "startTime": view.status.start_time,
+        "containers": containers,
+        "cpu": {"time": now, "usageCoreNanoSeconds": sum(|s| s.cpu_ns)},
+        "memory": {"time": now, "workingSetBytes": sum(|s| s.working_set), "usageBytes": sum(|s| s.memory_bytes)},
+    })
+}
+
+fn cpu(stats: &Stats) -> Value {
+    json!({"time": from_nanos(stats.taken_at).to_string(), "usageCoreNanoSeconds": stats.cpu_ns})
+}
+
+fn memory(stats: &Stats) -> Value {
+    json!({
+        "time": from_nanos(stats.taken_at).to_string(),
+        "usageBytes": stats.memory_bytes,
+        "workingSetBytes": stats.working_set,
+        "rssBytes": stats.rss,
+        "pageFaults": stats.page_faults,
+        "majorPageFaults": stats.major_page_faults,
+    })
+}
+
+pub(super) async fn metrics(ctx: &Context, pods: &[Arc<View>]) -> Answer {
+    let text = exposition(&usages(ctx, pods).await);
+    Ok(respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+}
+
+/// The Prometheus text of a list of usages.
+fn exposition(usages: &[Usage]) -> String {
+    let series = [
+        (
+            "container_cpu_usage_seconds_total",
+            "counter",
+            "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+        ),
+        (
+            "container_memory_working_set_bytes",
+            "gauge",
+            "[STABLE] Current working set of the container in bytes",
+        ),
+        (
+            "container_start_time_seconds",
+            "gauge",
+            "[STABLE] Start time of the container since unix epoch in seconds",
+        ),
+    ];
+    let mut text = String::new();
+    for (at, (name, kind, help)) in series.into_iter().enumerate() {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for usage in usages {
+            let value = match at {
+                0 => format!(
+                    "{}.{:09}",
+                    usage.stats.cpu_ns / 1_000_000_000,
+                    usage.stats.cpu_ns % 1_000_000_000
+                ),
+                1 => usage.stats.working_set.to_string(),
+                _ => usage.started.as_second().to_string(),
+            };
+            let time = usage.stats.taken_at / 1_000_000;
+            let _ = writeln!(
+                text,
+                "{name}{{container={:?},namespace={:?},pod={:?}}} {value} {time}",
+                usage.container, usage.namespace, usage.pod
+            );
+        }
+    }
+    text
+}

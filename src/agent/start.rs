@@ -1,0 +1,236 @@
+//! Starting one container: everything is resolved first, then it is created, then started.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use runtime::image::{Image, lookup_user};
+use runtime::protocol::{ContainerSpec, Mount};
+
+use crate::clock::from_nanos;
+use crate::container_spec::{self, Resolved, bind, label};
+use crate::context::Context;
+use crate::env;
+use crate::netfiles;
+use crate::objects::Held;
+use crate::security::{self, ImageUser};
+use crate::volumes::{mounts, place};
+use crate::worker::{Failure, ImageRef};
+
+const CONFIG: &str = "CreateContainerConfigError";
+const CREATE: &str = "CreateContainerError";
+const MESSAGE_PATH: &str = "/dev/termination-log";
+
+pub(crate) async fn start(
+    ctx: &Context,
+    pod: &Pod,
+    held: &Held,
+    name: &str,
+    attempt: u32,
+    image: &ImageRef,
+    pod_ips: Vec<String>,
+) -> Result<Timestamp, Failure> {
+    let spec = prepare(ctx, pod, held, name, attempt, image, pod_ips).await?;
+    let runtime = &ctx.config.runtime;
+    let created = match runtime.create_container(&spec).await {
+        Err(error) if error.is_already_exists() => {
+            // Left by an agent that ended between creating and starting it.
+            runtime
+                .remove_container(&spec.id)
+                .await
+                .map_err(|e| Failure::new(CREATE, e.to_string()))?;
+            runtime.create_container(&spec).await
+        }
+        other => other,
+    };
+    created.map_err(|e| Failure::new(CREATE, e.to_string()))?;
+    match runtime.start_container(&spec.id).await {
+        Ok(container) => Ok(container.started_at.map_or_else(Timestamp::now, from_nanos)),
+        Err(error) => {
+            if let Err(left) = runtime.remove_container(&spec.id).await {
+                tracing::warn!(container = spec.id, error = %left, "container that did not start is left behind");
+            }
+            Err(Failure { fatal: true, ..Failure::new("RunContainerError", error.to_string()) })
+        }
+    }
+}
+
+async fn prepare(
+    ctx: &Context,
+    pod: &Pod,
+    held: &Held,
+    name: &str,
+    attempt: u32,
+    image_ref: &ImageRef,
+    pod_ips: Vec<String>,
+) -> Result<ContainerSpec, Failure> {
+    let empty = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let container = crate::resources::containers(spec)
+        .find(|c| c.name == name)
+        .ok_or_else(|| Failure::new(CONFIG, format!("container {name:?} is not in the pod")))?;
+    let image = find_image(ctx, container, image_ref)?;
+    let objects = held.objects().await.map_err(|e| Failure::new(CONFIG, e))?;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    ctx.services.synced().await;
+    let services = ctx.services.list();
+    let links = spec.enable_service_links != Some(false);
+    let service_env = env::service_variables(services.iter().map(AsRef::as_ref), namespace, links);
+    let node = ctx.node_fields(pod_ips);
+    let variables = env::resolve(pod, container, &objects, &node, &service_env)?;
+    let security = security::effective(pod, container)?;
+    let hostname =
+        netfiles::hostname(spec, pod.metadata.name.as_deref().unwrap_or_default(), &node.node_name);
+    let labels = labels(pod, container, &image, image_ref);
+    let log_path = log_path(ctx, pod, name, attempt);
+    let config = image.config.clone();
+    let layers = image.layers.clone();
+    let files = Files {
+        ctx_paths: ctx.paths.clone(),
+        pod: pod.clone(),
+        container: container.clone(),
+        attempt,
+        env: variables.clone(),
+        image,
+        log_path: log_path.clone(),
+        run_as_user: security.run_as_user,
+    };
+    let (mounts, image_user) = tokio::task::spawn_blocking(move || files.make())
+        .await
+        .map_err(|e| Failure::new(CREATE, e.to_string()))??;
+    let display =
+        format!("{}_{namespace}({})", pod.metadata.name.as_deref().unwrap_or_default(), uid(pod));
+    let user = security::user(&security, &image_user, name, &display)?;
+    let memory_capacity = ctx.facts.memory_bytes;
+    let resolved = Resolved {
+        env: variables,
+        user,
+        security,
+        mounts,
+        layers,
+        labels,
+        hostname,
+        log_path,
+        memory_capacity,
+    };
+    container_spec::container(pod, container, attempt, &config, resolved)
+}
+
+fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+fn find_image(ctx: &Context, container: &Container, image: &ImageRef) -> Result<Image, Failure> {
+    let written = container.image.as_deref().unwrap_or_default();
+    let by_id = (!image.id.is_empty()).then(|| ctx.config.images.resolve(&image.id)).flatten();
+    by_id.or_else(|| ctx.config.images.resolve(written)).ok_or_else(|| {
+        Failure::new(CREATE, format!("image {written:?} has been removed from the node"))
+    })
+}
+
+fn log_path(ctx: &Context, pod: &Pod, name: &str, attempt: u32) -> PathBuf {
+    let meta = &pod.metadata;
+    let (namespace, pod_name) = (meta.namespace.as_deref(), meta.name.as_deref());
+    ctx.paths.log(
+        namespace.unwrap_or_default(),
+        pod_name.unwrap_or_default(),
+        uid(pod),
+        name,
+        attempt,
+    )
+}
+
+fn labels(
+    pod: &Pod,
+    container: &Container,
+    image: &Image,
+    reference: &ImageRef,
+) -> BTreeMap<String, String> {
+    let meta = &pod.metadata;
+    let grace = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+    let mut labels = BTreeMap::from([
+        (label::POD_UID.to_owned(), uid(pod).to_owned()),
+        (label::POD_NAME.to_owned(), meta.name.clone().unwrap_or_default()),
+        (label::POD_NAMESPACE.to_owned(), meta.namespace.clone().unwrap_or_default()),
+        (label::CONTAINER.to_owned(), container.name.clone()),
+        (label::GRACE.to_owned(), grace.to_string()),
+        (label::IMAGE_ID.to_owned(), image.id.clone()),
+        (label::IMAGE_NAME.to_owned(), reference.name.clone()),
+        (label::IMAGE_STATUS.to_owned(), reference.status_id.clone()),
+    ]);
+    if let Some(signal) = &image.config.stop_signal {
+        labels.insert(label::STOP_SIGNAL.to_owned(), signal.clone());
+    }
+    if let Some(policy) = &container.termination_message_policy {
+        labels.insert(label::MESSAGE_POLICY.to_owned(), policy.clone());
+    }
+    labels
+}
+
+/// The part of a start that touches files.
+struct Files {
+    ctx_paths: crate::paths::Paths,
+    pod: Pod,
+    container: Container,
+    attempt: u32,
+    env: Vec<(String, String)>,
+    image: Image,
+    log_path: PathBuf,
+    run_as_user: Option<i64>,
+}
+
+impl Files {
+    fn make(&self) -> Result<(Vec<Mount>, ImageUser), Failure> {
+        let failed = |path: &Path, e: std::io::Error| {
+            Failure::new(CREATE, format!("cannot make {}: {e}", path.display()))
+        };
+        if let Some(directory) = self.log_path.parent() {
+            place::make_directory(directory, 0o755).map_err(|e| failed(directory, e))?;
+        }
+        let message = self.message_file()?;
+        let empty = PodSpec::default();
+        let spec = self.pod.spec.as_ref().unwrap_or(&empty);
+        let own =
+            mounts::mounts(&self.ctx_paths, uid(&self.pod), spec, &self.container, &self.env)?;
+        let taken = |path: &str| own.iter().any(|m| m.destination == Path::new(path));
+        let paths = &self.ctx_paths;
+        let uid = uid(&self.pod);
+        let mut all: Vec<Mount> = [
+            (paths.hosts(uid), "/etc/hosts"),
+            (paths.hostname(uid), "/etc/hostname"),
+            (paths.resolv_conf(uid), "/etc/resolv.conf"),
+            (message, self.container.termination_message_path.as_deref().unwrap_or(MESSAGE_PATH)),
+        ]
+        .into_iter()
+        .filter(|(_, target)| !target.is_empty() && !taken(target))
+        .map(|(source, target)| bind(source, target, false))
+        .collect();
+        all.extend(own);
+        Ok((all, self.image_user()?))
+    }
+
+    /// The file the container may write its last words to; any user may.
+    fn message_file(&self) -> Result<PathBuf, Failure> {
+        use std::os::unix::fs::PermissionsExt;
+        let path =
+            self.ctx_paths.termination_message(uid(&self.pod), &self.container.name, self.attempt);
+        let make = || -> std::io::Result<()> {
+            if let Some(directory) = path.parent() {
+                place::make_directory(directory, 0o750)?;
+            }
+            std::fs::write(&path, b"")?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))
+        };
+        make().map_err(|e| Failure::new(CREATE, format!("cannot make {}: {e}", path.display())))?;
+        Ok(path)
+    }
+
+    fn image_user(&self) -> Result<ImageUser, Failure> {
+        let text = self.image.config.user.clone();
+        let wanted = self.run_as_user.map_or_else(|| text.clone(), |user| user.to_string());
+        let found = lookup_user(&self.image.layers, &wanted)
+            .map_err(|e| Failure::new(CREATE, e.to_string()))?;
+        Ok(ImageUser { text, uid: found.uid, gid: found.gid, groups: found.additional_gids })
+    }
+}
