@@ -10,7 +10,6 @@ mod work;
 use std::sync::Arc;
 
 use client::{Controller, Error, Key, Outcome, controller_of, key_of};
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use tokio::sync::watch;
 
@@ -61,7 +60,7 @@ fn selecting(deployments: &[Arc<Deployment>], orphan: &ReplicaSet) -> Vec<Key> {
 
 async fn reconcile(shell: Arc<Shell>, key: Key) -> Result<Outcome, Error> {
     let Some(observed) = observe(&shell, &key) else { return Ok(Outcome::Done) };
-    shell.perform(plan(&observed, Timestamp::now())).await
+    shell.perform(plan(&observed, shell::now())).await
 }
 
 fn observe(shell: &Shell, key: &Key) -> Option<Observed> {

@@ -5,7 +5,6 @@ mod plan;
 use std::sync::Arc;
 
 use client::{Controller, Error, ListParams, Outcome, PartialObject, ResourcePath};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use tokio::sync::watch;
 
@@ -68,7 +67,7 @@ async fn reconcile(shell: Arc<Shell>, name: String) -> Result<Outcome, Error> {
         };
         contents.extend(list.items.into_iter().map(content));
     }
-    shell.perform(plan(&Observed { namespace, contents }, Timestamp::now())).await
+    shell.perform(plan(&Observed { namespace, contents }, shell::now())).await
 }
 
 /// The same objects are stored under another group as well.

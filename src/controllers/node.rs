@@ -68,7 +68,7 @@ async fn reconcile(
         heartbeats.forget(&name);
         return Ok(Outcome::Done);
     };
-    let now = Timestamp::now();
+    let now = shell::now();
     let lease = shell.caches.node_leases.get(NODE_LEASE_NAMESPACE, &name);
     let has_range = node.spec.as_ref().is_some_and(|spec| spec.pod_cidr.is_some());
     let used = |shell: &Shell| {

@@ -6,7 +6,6 @@ mod plan;
 use std::sync::Arc;
 
 use client::{Controller, Error, Outcome};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 
@@ -45,7 +44,7 @@ async fn reconcile(
     shell: Arc<Shell>,
     missing: &std::sync::Mutex<plan::Missing>,
 ) -> Result<Outcome, Error> {
-    let now = Timestamp::now();
+    let now = shell::now();
     let nodes =
         shell.caches.nodes.list().iter().filter_map(|node| node.metadata.name.clone()).collect();
     let mut observed = Observed { pods: Vec::new(), nodes, missing_since: plan::Missing::new() };

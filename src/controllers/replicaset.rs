@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::{Controller, Error, Key, Outcome, controller_of, key_of};
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
@@ -52,13 +51,13 @@ fn selecting(sets: &[Arc<ReplicaSet>], orphan: &Pod) -> Vec<Key> {
 
 async fn reconcile(shell: Arc<Shell>, key: Key) -> Result<Outcome, Error> {
     let Some(mut observed) = observe(&shell, &key) else { return Ok(Outcome::Done) };
-    let result = shell.perform(plan(&observed, Timestamp::now())).await;
+    let result = shell.perform(plan(&observed, shell::now())).await;
     if let Err(error) = &result
         && !error.is_conflict()
     {
         observed.failure =
             Some(Failure { reason: "FailedCreate".to_owned(), message: error.to_string() });
-        shell.perform(plan(&observed, Timestamp::now())).await?;
+        shell.perform(plan(&observed, shell::now())).await?;
     }
     result
 }

@@ -251,6 +251,12 @@ pub(crate) async fn run<Q, F, R>(
     controller.run(workers, shutdown, move |key| reconcile(shell.clone(), key)).await;
 }
 
+/// The time as Kubernetes stores it, in whole seconds.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
 /// What we wanted to create is there already: as good as created.
 pub(crate) fn unless_exists(result: Result<Outcome, Error>) -> Result<Outcome, Error> {
     match result {

@@ -1,6 +1,8 @@
 //! Golden cases: `cases/<controller>/<name>.yaml` holds what is observed, then `---`, then the actions, one a line.
 //! `UPDATE=1` rewrites the second half.
 
+mod live;
+
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;

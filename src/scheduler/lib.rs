@@ -24,19 +24,47 @@ mod taints;
 #[cfg(test)]
 mod tests;
 
-use client::{Caches, Client};
+use client::{Cache, Caches, Client, ListParams};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use tokio::sync::watch;
 
 /// The name pods ask for this scheduler by.
 pub const SCHEDULER_NAME: &str = "default-scheduler";
 
-/// Runs until shutdown, on caches of its own.
-pub async fn run(client: Client, shutdown: watch::Receiver<bool>) {
-    let caches = Caches::start(&client);
-    run_with(client, &caches, shutdown).await;
+/// What the scheduler looks at.
+pub struct Inputs {
+    pub pods: Cache<Pod>,
+    pub nodes: Cache<Node>,
+    pub namespaces: Cache<Namespace>,
 }
 
-/// Runs until shutdown, on caches shared with others.
-pub async fn run_with(client: Client, caches: &Caches, shutdown: watch::Receiver<bool>) {
-    run::Scheduler::new(client, caches).run(shutdown).await;
+impl Inputs {
+    /// Caches of its own.
+    pub fn start(client: &Client) -> Self {
+        Self {
+            pods: Cache::start(client.clone(), ListParams::all()),
+            nodes: Cache::start(client.clone(), ListParams::all()),
+            namespaces: Cache::start(client.clone(), ListParams::all()),
+        }
+    }
+
+    /// Caches shared with others.
+    pub fn shared(caches: &Caches) -> Self {
+        Self {
+            pods: caches.pods.clone(),
+            nodes: caches.nodes.clone(),
+            namespaces: caches.namespaces.clone(),
+        }
+    }
+}
+
+/// Runs until shutdown, on caches of its own.
+pub async fn run(client: Client, shutdown: watch::Receiver<bool>) {
+    let inputs = Inputs::start(&client);
+    run_with(client, inputs, shutdown).await;
+}
+
+/// Runs until shutdown; `client` binds and tells, `inputs` may come from another identity.
+pub async fn run_with(client: Client, inputs: Inputs, shutdown: watch::Receiver<bool>) {
+    run::Scheduler::new(client, inputs).run(shutdown).await;
 }

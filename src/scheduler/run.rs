@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use client::{
-    Cache, Caches, Change, Client, Error, EventType, Key, Patch, Recorder, Subscription, key_of,
-    reference,
+    Cache, Change, Client, Error, EventType, Key, Patch, Recorder, Subscription, key_of, reference,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
@@ -14,11 +13,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::SCHEDULER_NAME;
 use crate::interpod;
 use crate::place::{Unschedulable, place};
 use crate::queue::Queue;
 use crate::snapshot::{PodFacts, Snapshot};
+use crate::{Inputs, SCHEDULER_NAME};
 
 /// Bindings under way at once; further pods wait in the queue.
 const BINDINGS_MAX: usize = 64;
@@ -38,13 +37,14 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(crate) fn new(client: Client, caches: &Caches) -> Self {
+    pub(crate) fn new(client: Client, inputs: Inputs) -> Self {
+        let Inputs { pods, nodes, namespaces } = inputs;
         Self {
             recorder: Recorder::new(client.clone(), SCHEDULER_NAME, None),
             client,
-            pods: caches.pods.clone(),
-            nodes: caches.nodes.clone(),
-            namespaces: caches.namespaces.clone(),
+            pods,
+            nodes,
+            namespaces,
             snapshot: Snapshot::default(),
             queue: Queue::default(),
             bindings: JoinSet::new(),
