@@ -19,6 +19,7 @@ pub mod privileges;
 pub mod process;
 pub mod procfs;
 pub mod pty;
+pub mod spawn;
 pub mod xattr;
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ pub fn last_capability() -> io::Result<u32> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{path}: unexpected content")))
 }
 
-/// Leaves the calling thread no more than `mask`: bounding set up to capability `last`, permitted and effective; clears
-/// the inheritable and ambient sets.
+/// Leaves the calling thread no more than `mask` of what it has: bounding set up to capability `last`, permitted and
+/// effective; clears the inheritable and ambient sets.
 pub fn limit_capabilities(mask: CapabilityMask, last: u32) -> io::Result<()> {
     for capability in (0..=last.min(63)).filter(|number| mask & (1 << number) == 0) {
         prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong)?;
@@ -39,8 +39,14 @@ pub fn limit_capabilities(mask: CapabilityMask, last: u32) -> io::Result<()> {
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
     let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
     let half = |bits: u64| CapabilityData { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
-    let all = if last >= 63 { u64::MAX } else { (1 << (last + 1)) - 1 };
-    let mask = mask & all;
+    let mut has = [CapabilityData::default(); 2];
+    // SAFETY: version 3 reads a header and writes two data blocks, which live on our stack for the call.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw const header, has.as_mut_ptr()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [low, high] = has;
+    let mask = mask & (u64::from(high.permitted) << 32 | u64::from(low.permitted));
     let data = [half(mask & u64::from(u32::MAX)), half(mask >> 32)];
     // SAFETY: version 3 reads a header and two data blocks, which live on our stack for the call.
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };

@@ -30,6 +30,8 @@ const CALLS_QUEUED: usize = 64;
 const EVENTS_QUEUED: usize = 256;
 /// How long a call may take, connecting included; creating a container on a slow card takes seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// Lost connections over which waiting for a command goes on.
+const EXEC_WAIT_RETRIES: u32 = 3;
 /// How long [`Runtime::connect`] waits for the process to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -238,9 +240,15 @@ impl Runtime {
 
     /// Waits, however long, until a command of [`Runtime::exec`] ends; gives its exit code, `128 + signal` after a signal.
     pub async fn exec_wait(&self, session: u64) -> Result<i32, Error> {
-        match self.call("exec_wait", Request::ExecWait { session }, None).await?.reply {
-            Reply::Exit { code } => Ok(code),
-            _ => Err(Error::Unexpected("exec_wait")),
+        // The command goes on when the process is upgraded meanwhile.
+        let mut lost = 0;
+        loop {
+            match self.call("exec_wait", Request::ExecWait { session }, None).await {
+                Ok(Answer { reply: Reply::Exit { code }, .. }) => return Ok(code),
+                Ok(_) => return Err(Error::Unexpected("exec_wait")),
+                Err(Error::Disconnected(_)) if lost < EXEC_WAIT_RETRIES => lost += 1,
+                Err(error) => return Err(error),
+            }
         }
     }
 

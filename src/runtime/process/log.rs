@@ -38,20 +38,15 @@ pub(super) struct Log {
     /// What of the current line has come, for each stream.
     unfinished: [Vec<u8>; 2],
     failing: bool,
+    /// The time in the name of the last rotated file, and how many had it before.
+    rotated_at: Option<Timestamp>,
+    same_instant: u32,
 }
 
 impl Log {
     /// Opens (appending) the log; its directory is made if missing.
     pub(super) fn open(path: &Path, max_bytes: u64, max_files: u32) -> io::Result<Log> {
-        let mut log = Log {
-            path: path.to_owned(),
-            max_bytes,
-            max_files,
-            file: None,
-            size: 0,
-            unfinished: [Vec::new(), Vec::new()],
-            failing: false,
-        };
+        let mut log = Log { path: path.to_owned(), max_bytes, max_files, ..Log::nowhere() };
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
@@ -69,6 +64,8 @@ impl Log {
             size: 0,
             unfinished: [Vec::new(), Vec::new()],
             failing: false,
+            rotated_at: None,
+            same_instant: 0,
         }
     }
 
@@ -173,9 +170,15 @@ impl Log {
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
         let stamp = now.to_string();
         let digits: String = stamp.chars().take(19).filter(|c| *c != '-' && *c != ':').collect();
-        let suffix = format!("{}-{:09}", digits.replace('T', "-"), now.subsec_nanosecond());
+        let stamp = format!("{}-{:09}", digits.replace('T', "-"), now.subsec_nanosecond());
+        // Several in one batch of output have the same time; a longer name sorts behind its beginning.
+        self.same_instant = if self.rotated_at == Some(now) { self.same_instant + 1 } else { 0 };
+        self.rotated_at = Some(now);
         let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{suffix}"));
+        name.push(match self.same_instant {
+            0 => format!(".{stamp}"),
+            number => format!(".{stamp}-{number:06}"),
+        });
         fs::rename(&self.path, PathBuf::from(name))?;
         self.file = None;
         self.reopen()?;

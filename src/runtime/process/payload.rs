@@ -23,22 +23,10 @@ pub(super) struct Payload {
 
 impl Executor for Payload {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let args = arguments(spec).ok_or(ExecutorError::InvalidArg)?;
-        let words: Vec<CString> = args
-            .iter()
-            .map(|word| CString::new(word.as_bytes()))
-            .collect::<Result<_, _>>()
-            .map_err(|_| ExecutorError::InvalidArg)?;
-        let program = words.first().ok_or(ExecutorError::InvalidArg)?;
-        if let Some(filter) = &self.seccomp {
-            install_seccomp(filter).map_err(|error| ExecutorError::Other(format!("install seccomp filter: {error}")))?;
-        }
-        limit_capabilities(self.capabilities, self.last_capability)
-            .map_err(|error| ExecutorError::Other(format!("limit capabilities: {error}")))?;
-        let Err(error) = nix::unistd::execvp(program, &words);
+        let why = self.replace_process(spec);
         // Nobody waits for an answer any more; the container's own log is where this can be read.
-        eprintln!("exec {}: {}", program.to_string_lossy(), error.desc().to_ascii_lowercase());
-        Err(ExecutorError::Other(error.to_string()))
+        eprintln!("{why}");
+        Err(ExecutorError::Other(why))
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
@@ -47,6 +35,24 @@ impl Executor for Payload {
 }
 
 impl Payload {
+    /// Becomes the container's program; comes back only with what prevented it.
+    fn replace_process(&self, spec: &Spec) -> String {
+        let words: Result<Vec<CString>, _> =
+            arguments(spec).into_iter().flatten().map(|word| CString::new(word.as_bytes())).collect();
+        let Ok(words) = words else { return "exec: an argument contains a zero byte".to_owned() };
+        let Some(program) = words.first() else { return "exec: no command specified".to_owned() };
+        if let Some(filter) = &self.seccomp
+            && let Err(error) = install_seccomp(filter)
+        {
+            return format!("install seccomp filter: {error}");
+        }
+        if let Err(error) = limit_capabilities(self.capabilities, self.last_capability) {
+            return format!("limit capabilities: {error}");
+        }
+        let Err(error) = nix::unistd::execvp(program, &words);
+        format!("exec {}: {}", program.to_string_lossy(), error.desc().to_ascii_lowercase())
+    }
+
     /// Goes to the working directory, which is made if missing, and looks for the program, so that a wrong name fails
     /// the creation with a clear message.
     fn prepare(&self, spec: &Spec) -> Result<(), String> {

@@ -17,6 +17,8 @@ use crate::protocol::{ExecSpec, Failure, FailureKind, Reply, SessionFds, State};
 const SESSIONS_MAX: usize = 1024;
 /// Clients waiting for one command.
 const WAITERS_MAX: usize = 16;
+/// Owner of a session from before an upgrade: nobody yet. Clients' numbers begin above.
+const ANYBODY: u64 = 0;
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -32,7 +34,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn restored(container: String, pid: Option<i32>, master: Option<OwnedFd>, exit: Option<i32>) -> Self {
-        Session { container, pid, master, exit, owner: None, waiters: Vec::new() }
+        Session { container, pid, master, exit, owner: Some(ANYBODY), waiters: Vec::new() }
     }
 }
 
@@ -185,7 +187,10 @@ impl Server {
 
     /// The container has been removed, and all its processes were killed.
     pub(super) fn sessions_of_removed(&mut self, container: &str) {
-        self.sessions.retain(|_, session| session.container != container || session.pid.is_some() || session.exit.is_some());
+        self.sessions.retain(|_, session| {
+            let awaited = session.exit.is_some() && session.owner != Some(ANYBODY);
+            session.container != container || session.pid.is_some() || awaited
+        });
     }
 }
 

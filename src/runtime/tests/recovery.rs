@@ -82,12 +82,13 @@ async fn an_upgrade_keeps_everything() {
     assert_eq!(node.wait(&mut events, "reads").await.exit_code, Some(8));
     assert_eq!(node.wait(&mut events, "terminal").await.exit_code, Some(9));
     assert_eq!(node.text("reads"), "got word\n");
-    go(&node, "runs").await;
     let mut stdin = FdStream::new(session.stdin.unwrap()).unwrap();
     stdin.write_all(b"still there\n").await.unwrap();
     let mut text = String::new();
     FdStream::new(session.stdout.unwrap()).unwrap().read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "still there\n");
+    assert_eq!(node.runtime.exec_wait(session.id).await.unwrap(), 2);
+    go(&node, "runs").await;
     assert_eq!(node.wait(&mut events, "runs").await.exit_code, Some(3));
     assert_eq!(node.text("runs"), "before\nafter\n");
     assert!(node.runtime.upgrade(Some(std::path::Path::new("/nonesuch"))).await.is_err());
