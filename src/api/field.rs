@@ -1,5 +1,6 @@
 //! One problem with one field of an object, printed as upstream's `field.Error`.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde_json::Value;
@@ -197,13 +198,9 @@ pub fn quote(text: &str) -> String {
 
 /// Several errors as one text: a single one as it is, more as `[a, b]`, each text once.
 pub fn aggregate(errors: &[FieldError]) -> String {
-    let mut texts: Vec<String> = Vec::with_capacity(errors.len());
-    for error in errors {
-        let text = error.to_string();
-        if !texts.contains(&text) {
-            texts.push(text);
-        }
-    }
+    let mut seen = HashSet::new();
+    let mut texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    texts.retain(|text| seen.insert(text.clone()));
     match texts.len() {
         1 => texts.remove(0),
         _ => format!("[{}]", texts.join(", ")),

@@ -135,7 +135,7 @@ pub fn group_versions() -> Vec<(&'static str, &'static str)> {
 
 const ALL: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-/// Namespaces and Services know no deletion of collections.
+/// Namespaces know no deletion of collections.
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];

@@ -12,6 +12,9 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const ORDER: &str = "$setElementOrder/";
 const DELETE: &str = "$deleteFromPrimitiveList/";
 
+/// Elements of one list, old and new together, that are merged by key or value.
+const MERGED_MAX: usize = 5_000;
+
 type Object = Map<String, Value>;
 
 /// Merges `patch` into `target`, an object of type `ty`.
@@ -20,6 +23,15 @@ pub fn strategic_merge(ty: &Type, target: &mut Value, patch: &Value) -> Result<(
         return Err(malformed("a strategic merge patch must be an object"));
     };
     merge_object(Some(ty), target, patch.clone())
+}
+
+fn check_size(name: &str, elements: usize) -> Result<(), PatchError> {
+    match elements > MERGED_MAX {
+        true => Err(malformed(format!(
+            "{name} has more than {MERGED_MAX} elements to merge; replace it as a whole"
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn malformed(text: impl Into<String>) -> PatchError {
@@ -89,6 +101,7 @@ fn apply_orders(
             check_order(list, &order, merge_key)?;
         }
         let before = original.get(name).and_then(Value::as_array).cloned();
+        check_size(name, order.len() + before.as_ref().map_or(0, Vec::len))?;
         let merged = match (before.clone(), patch_list) {
             (None, None) => continue,
             (Some(list), None) => list,
@@ -184,6 +197,7 @@ fn delete_from(original: &mut Object, name: &str, value: Value) -> Result<(), Pa
         return Err(malformed(format!("{DELETE}{name} must be a list")));
     };
     if let Some(Value::Array(list)) = original.get_mut(name) {
+        check_size(name, gone.len() + list.len())?;
         list.retain(|item| !gone.contains(item));
     }
     Ok(())
@@ -197,6 +211,7 @@ fn merge_list(
     let Some(field) = field.filter(|f| f.strategy_has("merge")) else {
         return Ok(patch);
     };
+    check_size(field.name, original.len() + patch.len())?;
     match field.merge_key {
         Some(merge_key) => merge_objects(field, merge_key, original, patch),
         None => {
@@ -283,8 +298,8 @@ fn arrange(
         |list: &[Value], item: &Value| list.iter().position(|other| same(item, other, merge_key));
     let (mut named, mut rest): (Vec<Value>, Vec<Value>) =
         merged.into_iter().partition(|item| at(order, item).is_some());
-    named.sort_by_key(|item| at(order, item));
-    rest.sort_by_key(|item| at(before, item));
+    named.sort_by_cached_key(|item| at(order, item));
+    rest.sort_by_cached_key(|item| at(before, item));
     let mut out = Vec::with_capacity(named.len() + rest.len());
     let (mut named, mut rest) = (named.into_iter().peekable(), rest.into_iter().peekable());
     loop {

@@ -18,6 +18,9 @@ use serde_json::Value;
 
 use path::Path;
 
+/// Errors that are reported of one object.
+const ERRORS_MAX: usize = 256;
+
 /// Everything wrong with `new`; with `old` also with the change from it. Status is [`validate_status`]' part.
 pub fn validate(res: &Resource, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -36,6 +39,7 @@ pub fn validate(res: &Resource, new: &Value, old: Option<&Value>) -> Vec<FieldEr
             (rules.update)(new, old, &mut errors);
         }
     }
+    errors.truncate(ERRORS_MAX);
     errors
 }
 

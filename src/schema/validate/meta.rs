@@ -1,5 +1,7 @@
 //! Metadata of all kinds, and label selectors.
 
+use std::collections::BTreeSet;
+
 use api::{FieldError, LabelSelector, Resource, names};
 use serde_json::{Value, json};
 
@@ -150,9 +152,10 @@ pub(super) fn object_meta_update(new: &Value, old: &Value, errors: &mut Errors) 
         errors.push(FieldError::invalid("metadata.generation", value, "must not be decremented"));
     }
     if old.get("deletionTimestamp").is_some() {
-        let before = list(old, "finalizers");
-        let added: Vec<&Value> =
-            list(new, "finalizers").iter().filter(|f| !before.contains(f)).collect();
+        let before: BTreeSet<&str> =
+            list(old, "finalizers").iter().filter_map(Value::as_str).collect();
+        let is_new = |f: &&Value| !f.as_str().is_some_and(|f| before.contains(f));
+        let added: Vec<&Value> = list(new, "finalizers").iter().filter(is_new).collect();
         if !added.is_empty() {
             let names: Vec<String> = added.iter().map(ToString::to_string).collect();
             let detail = format!(

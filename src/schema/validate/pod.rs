@@ -1,5 +1,7 @@
 //! Pods and what pod templates share with them.
 
+use std::collections::BTreeSet;
+
 use api::{FieldError, names};
 use serde_json::Value;
 
@@ -169,15 +171,14 @@ fn security_context(path: &Path, context: &Value, errors: &mut Errors) {
         }
     }
     container::seccomp(&path.child("seccompProfile"), &context["seccompProfile"], errors);
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
     for (i, sysctl) in list(context, "sysctls").iter().enumerate() {
         let (at, name) = (path.child("sysctls").index(i).child("name"), text(sysctl, "name"));
         if name.is_empty() {
             super::required(&at, errors);
-        } else if seen.contains(&name) {
+        } else if !seen.insert(name) {
             errors.push(FieldError::duplicate(at.to_string(), name));
         }
-        seen.push(name);
     }
     if let Some(policy) = context.get("fsGroupChangePolicy").and_then(Value::as_str) {
         one_of(&path.child("fsGroupChangePolicy"), policy, &["Always", "OnRootMismatch"], errors);

@@ -1,5 +1,7 @@
 //! What may change in a pod once it exists.
 
+use std::collections::HashSet;
+
 use api::FieldError;
 use serde_json::{Map, Value, json};
 
@@ -58,9 +60,9 @@ fn tolerations(new: &Value, old: &Value, errors: &mut Errors) {
         if let Some(fields) = toleration.as_object_mut() {
             fields.remove("tolerationSeconds");
         }
-        toleration
+        toleration.to_string()
     };
-    let kept: Vec<Value> = list(new, "tolerations").iter().map(bare).collect();
+    let kept: HashSet<String> = list(new, "tolerations").iter().map(bare).collect();
     if list(old, "tolerations").iter().any(|toleration| !kept.contains(&bare(toleration))) {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(FieldError::forbidden("spec.tolerations", detail));
@@ -68,9 +70,12 @@ fn tolerations(new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 fn scheduling_gates(new: &Value, old: &Value, errors: &mut Errors) {
-    let before = list(old, "schedulingGates");
-    for (i, gate) in
-        list(new, "schedulingGates").iter().enumerate().filter(|(_, gate)| !before.contains(gate))
+    let before: HashSet<&str> =
+        list(old, "schedulingGates").iter().map(|gate| text(gate, "name")).collect();
+    for (i, gate) in list(new, "schedulingGates")
+        .iter()
+        .enumerate()
+        .filter(|(_, gate)| !before.contains(text(gate, "name")))
     {
         let detail = format!(
             "only deletion is allowed, but found new scheduling gate '{}'",

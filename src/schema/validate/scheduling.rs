@@ -1,5 +1,7 @@
 //! What steers where a pod goes: affinity, tolerations, gates, spread; and taints of nodes.
 
+use std::collections::BTreeSet;
+
 use api::{FieldError, names};
 use serde_json::Value;
 
@@ -161,7 +163,7 @@ pub(super) fn tolerations(path: &Path, tolerations: &[Value], errors: &mut Error
 }
 
 pub(super) fn taints(path: &Path, taints: &[Value], errors: &mut Errors) {
-    let mut seen: Vec<(&str, &str)> = Vec::new();
+    let mut seen: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (i, taint) in taints.iter().enumerate() {
         let path = path.index(i);
         let (key, value, effect) =
@@ -169,12 +171,11 @@ pub(super) fn taints(path: &Path, taints: &[Value], errors: &mut Errors) {
         invalid(&path.child("key"), key, names::qualified_name(key), errors);
         invalid(&path.child("value"), value, names::label_value(value), errors);
         super::required_one_of(&path.child("effect"), effect, EFFECTS, errors);
-        if seen.contains(&(key, effect)) {
+        if !seen.insert((key, effect)) {
             let mut error = FieldError::duplicate(path.to_string(), taint.clone());
             error.detail = "taints must be unique by key and effect pair".to_owned();
             errors.push(error);
         }
-        seen.push((key, effect));
     }
 }
 
@@ -186,14 +187,13 @@ pub(super) fn gates(path: &Path, spec: &Value, errors: &mut Errors) {
         );
         invalid(&at, kind, names::qualified_name(kind), errors);
     }
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
     for (i, gate) in list(spec, "schedulingGates").iter().enumerate() {
         let (at, name) = (path.child("schedulingGates").index(i), text(gate, "name"));
         invalid(&at, name, names::qualified_name(name), errors);
-        if seen.contains(&name) {
+        if !seen.insert(name) {
             errors.push(FieldError::duplicate(at.to_string(), name));
         }
-        seen.push(name);
     }
 }
 
