@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::case_files::check;
-use crate::{FieldError, FieldSelector, LabelSelector, Quantity, RESOURCES, Status, names};
+use crate::{FieldError, FieldSelector, LabelSelector, Quantity, RESOURCES, Status, names, time};
 
 #[test]
 fn cases() {
@@ -51,6 +51,10 @@ fn run(operation: &str, line: &str) -> String {
             parsed.map_or_else(|e| e.to_string(), |()| "ok".to_owned())
         }
         "status" => status(line),
+        "time" => time::parse(line).map_or_else(
+            || "none".to_owned(),
+            |t| format!("{} {}", time::rfc3339(t), time::rfc3339_micro(t)),
+        ),
         name => {
             let checks: [(&str, Check); 8] = [
                 ("dns label", names::dns1123_label),
