@@ -1,6 +1,6 @@
 //! Request bodies: read with a bound, refused in foreign formats, decoded and checked against the path.
 
-use crate::Body;
+use crate::{Body, protobuf};
 use crate::answer::Result;
 use crate::request::{Query, Target};
 use api::{Resource, Status};
@@ -13,8 +13,16 @@ use serde_json::Value;
 const ACCEPTED: &[&str] =
     &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
-/// Reads a body of at most `limit` bytes.
-pub(crate) async fn read(body: Body, limit: usize) -> Result<Bytes> {
+/// Reads a body of at most `limit` bytes; an object in protobuf comes out as JSON.
+pub(crate) async fn read(body: Body, headers: &HeaderMap, limit: usize) -> Result<Bytes> {
+    let bytes = read_bytes(body, limit).await?;
+    match media_type(headers) {
+        protobuf::MEDIA_TYPE if !bytes.is_empty() => Ok(protobuf::to_json(&bytes)?.to_string().into()),
+        _ => Ok(bytes),
+    }
+}
+
+async fn read_bytes(body: Body, limit: usize) -> Result<Bytes> {
     let mut body = std::pin::pin!(body);
     let announced = http_body::Body::size_hint(&*body).lower();
     if announced > limit as u64 {
@@ -51,10 +59,10 @@ pub(crate) fn media_type(headers: &HeaderMap) -> &str {
         .unwrap_or_default()
 }
 
-/// Objects are taken as JSON only.
+/// Objects are taken as JSON, or as protobuf, which [`read`] has turned into JSON.
 pub(crate) fn require_json(headers: &HeaderMap) -> Result<()> {
     match media_type(headers) {
-        "" | "application/json" => Ok(()),
+        "" | "application/json" | protobuf::MEDIA_TYPE => Ok(()),
         _ => Err(Status::unsupported_media_type(ACCEPTED)),
     }
 }

@@ -18,6 +18,7 @@ mod object;
 mod openapi;
 mod paths;
 mod pipeline;
+mod protobuf;
 mod registry;
 mod request;
 mod select;

@@ -100,7 +100,7 @@ impl ApiServer {
             form,
             warnings: Vec::new(),
         };
-        let result = match body::read(body, self.config.limits.body_bytes).await {
+        let result = match body::read(body, cx.headers, self.config.limits.body_bytes).await {
             Ok(bytes) => run(&mut cx, bytes).await,
             Err(status) => Err(status),
         };

@@ -135,7 +135,7 @@ pub(crate) fn named(name: &str) -> Option<&'static Type> {
 }
 
 /// The type a shape refers to.
-pub(crate) fn type_at(index: usize) -> &'static Type {
+pub fn type_at(index: usize) -> &'static Type {
     &FACTS.types[index]
 }
 

@@ -23,7 +23,7 @@ mod validate;
 pub use decode::{DEPTH_MAX, DecodeError, decode};
 pub use default::default;
 pub use events::{event_from_core, event_to_core};
-pub use facts::{Field, ListKind, Shape, Type, builtin};
+pub use facts::{Field, ListKind, Shape, Type, builtin, type_at};
 pub use json_patch::{json_merge, json_patch};
 pub use openapi_v2::openapi_v2;
 pub use openapi_v3::{openapi_v3, openapi_v3_index};
