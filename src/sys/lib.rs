@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 pub mod dm;
+pub mod device_filter;
 pub mod fds;
 pub mod files;
 pub mod machine;

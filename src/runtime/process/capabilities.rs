@@ -49,6 +49,9 @@ const NAMES: &[&str] = &[
     "CHECKPOINT_RESTORE",
 ];
 
+/// The bit of the capability to make device nodes.
+pub(super) const MKNOD: u64 = 1 << 27;
+
 /// What Docker and containerd leave a container.
 const DEFAULT: &[&str] = &[
     "CHOWN",

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
+use sys::device_filter::Rule;
 
 use crate::protocol::{Resources, Stats};
 
@@ -133,6 +134,17 @@ impl Cgroups {
         match self {
             Cgroups::V2 => settings_v2(resources, leaf),
             Cgroups::V1(_) => settings_v1(resources),
+        }
+    }
+
+    /// Lets the group's processes use these devices and no others. Version 1 is left to libcontainer.
+    pub(super) fn limit_devices(&self, group: &str, rules: &[Rule]) -> io::Result<()> {
+        match self {
+            Cgroups::V2 => {
+                let directory = fs::File::open(Path::new(MOUNT_POINT).join(group))?;
+                sys::device_filter::attach(directory.as_fd(), rules)
+            }
+            Cgroups::V1(_) => Ok(()),
         }
     }
 

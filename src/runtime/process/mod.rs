@@ -12,6 +12,7 @@ mod cgroup;
 mod clock;
 mod connection;
 mod containers;
+mod devices;
 mod dispatch;
 mod handover;
 mod job;
@@ -131,6 +132,9 @@ pub fn main(config: Config) -> Result<(), Error> {
         None => listen(&config.socket)?,
     };
     let cgroups = Cgroups::detect().map_err(system("find cgroups"))?;
+    if let (2, Err(error)) = (cgroups.version(), sys::device_filter::check_support()) {
+        tracing::warn!(%error, "this kernel filters no devices; containers lose the capability to make any");
+    }
     let layout = Layout { root: config.state_dir.clone() };
     let mut server =
         Server::new(config, layout, cgroups, listener, lock, open_files).map_err(system("prepare event loop"))?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -17,11 +17,11 @@ use nix::unistd::{Gid, Uid, fchown};
 
 use super::cgroup::Cgroups;
 use super::job::{Outcome, Product, chain, failure, internal};
-use super::oci::{self, HostDevice, Surroundings};
+use super::oci::{self, Surroundings};
 use super::payload::Payload;
 use super::record::Layout;
-use super::{capabilities, seccomp};
-use crate::protocol::{ContainerSpec, Device, ExecSpec, Failure, FailureKind, Propagation, Seccomp, Stats};
+use super::{capabilities, devices, seccomp};
+use crate::protocol::{ContainerSpec, ExecSpec, Failure, FailureKind, Propagation, Seccomp, Stats};
 
 /// Directory entries looked at when measuring a writable layer.
 const WALK_MAX: u64 = 2_000_000;
@@ -54,13 +54,17 @@ pub(super) fn create(
     stdio: Stdio,
 ) -> Product {
     let dir = layout.container(&spec.id);
-    let devices = host_devices(spec)?;
-    let payload = payload(spec)?;
+    let devices = devices::of_host(spec)?;
+    let mut payload = payload(spec)?;
     mount_root(&dir, spec)?;
     let config = oci::spec(spec, around, &devices);
     write_json(&dir.join("config.json"), &config)?;
     cgroups.make_leaf(&around.cgroup).map_err(while_doing("make cgroup"))?;
     cgroups.limit(&around.cgroup, &spec.resources, true).map_err(while_doing("limit resources"))?;
+    if !spec.privileged && cgroups.limit_devices(&around.cgroup, &devices::rules(&devices)).is_err() {
+        // The kernel cannot filter: then no device may be made at all. The loop has said so at its start.
+        payload.capabilities &= !capabilities::MKNOD;
+    }
     adjust_oom_score(spec.oom_score_adj)?;
     hand_over(&stdio, spec)?;
     let console = spec.tty.then(|| Console::listen(&dir)).transpose()?;
@@ -299,65 +303,5 @@ impl Console {
         let (_, fds) = sys::fds::receive(stream.as_fd(), &mut buffer).map_err(while_doing("receive terminal"))?;
         let _ = fs::remove_file(&self.path);
         fds.into_iter().next().ok_or_else(|| internal("the terminal did not come"))
-    }
-}
-
-fn host_devices(spec: &ContainerSpec) -> Result<Vec<HostDevice>, Failure> {
-    let mut found = Vec::new();
-    if spec.privileged {
-        collect_devices(Path::new("/dev"), &mut found, 0);
-    }
-    for device in &spec.devices {
-        found.push(host_device(device)?);
-    }
-    Ok(found)
-}
-
-fn host_device(device: &Device) -> Result<HostDevice, Failure> {
-    let metadata = fs::metadata(&device.source)
-        .map_err(|error| failure(FailureKind::Invalid, format!("device {}: {error}", device.source.display())))?;
-    let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
-    describe(&metadata, &device.destination, access)
-        .ok_or_else(|| failure(FailureKind::Invalid, format!("{} is no device", device.source.display())))
-}
-
-fn describe(metadata: &fs::Metadata, path: &Path, access: &str) -> Option<HostDevice> {
-    let kind = match metadata.file_type() {
-        kind if kind.is_char_device() => 'c',
-        kind if kind.is_block_device() => 'b',
-        _ => return None,
-    };
-    let device = metadata.rdev();
-    Some(HostDevice {
-        path: path.to_owned(),
-        kind,
-        // The types of these differ between architectures.
-        major: i64::try_from(nix::sys::stat::major(device as _)).ok()?,
-        minor: i64::try_from(nix::sys::stat::minor(device as _)).ok()?,
-        mode: metadata.mode() & 0o7777,
-        access: access.to_owned(),
-    })
-}
-
-/// Deepest directory below `/dev` that is looked at, and most devices taken.
-const DEVICE_DEPTH: u32 = 3;
-const DEVICES_MAX: usize = 1024;
-
-/// Everything below `/dev` that a privileged container gets besides the usual devices.
-fn collect_devices(dir: &Path, found: &mut Vec<HostDevice>, depth: u32) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let name = entry.file_name();
-        let skipped = ["pts", "shm", "mqueue", "console", "ptmx", "fd"].iter().any(|skip| name == *skip);
-        let Ok(metadata) = path.symlink_metadata() else { continue };
-        if skipped || found.len() >= DEVICES_MAX {
-            continue;
-        }
-        if metadata.is_dir() && depth < DEVICE_DEPTH {
-            collect_devices(&path, found, depth + 1);
-        } else if let Some(device) = describe(&metadata, &path, "rwm") {
-            found.push(device);
-        }
     }
 }

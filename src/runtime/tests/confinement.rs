@@ -4,7 +4,7 @@ use std::fs;
 
 use runtime::protocol::{Capabilities, ContainerSpec, Mount, MountKind, Resources, Seccomp, User};
 
-use crate::node::Node;
+use crate::node::{Node, version_2};
 
 async fn output(node: &Node, spec: &ContainerSpec) -> String {
     let ended = node.run_to_end(spec).await;
@@ -19,6 +19,10 @@ async fn output(node: &Node, spec: &ContainerSpec) -> String {
 
 #[tokio::test]
 async fn memory_is_limited_and_its_exhaustion_reported() {
+    if version_2() {
+        eprintln!("not tested: version 2 has no controllers here");
+        return;
+    }
     let node = Node::start().await;
     node.sandbox("a").await;
     let mut spec = node.spec("a", "one", "head -c 200000000 /dev/zero | tail");
@@ -34,6 +38,10 @@ async fn memory_is_limited_and_its_exhaustion_reported() {
 
 #[tokio::test]
 async fn limits_can_be_read_measured_and_changed() {
+    if version_2() {
+        eprintln!("not tested: version 2 has no controllers here");
+        return;
+    }
     let node = Node::start().await;
     let mut home = node.sandbox_spec("a");
     home.resources = Some(Resources { memory_limit: Some(128 << 20), cpu_shares: Some(512), ..Resources::default() });

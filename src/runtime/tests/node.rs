@@ -24,6 +24,11 @@ pub(crate) struct Node {
     holder: Child,
 }
 
+/// On a machine with both versions, this variable makes the tests use the second, without its controllers.
+pub(crate) fn version_2() -> bool {
+    std::env::var_os("COPEPOD_TEST_CGROUP2").is_some()
+}
+
 /// Checks something again and again until it is so.
 pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -43,8 +48,10 @@ impl Node {
             cgroup_root: format!("copepod-test-{}-{number}", std::process::id()),
         };
         // Keeps the mount namespace when the runtime process is killed.
+        let cgroups = if version_2() { "mount -t cgroup2 none /sys/fs/cgroup && " } else { "" };
+        let script = format!("{cgroups}echo && exec sleep 600");
         let mut holder = Command::new("unshare")
-            .args(["-m", "--propagation", "slave", "sh", "-c", "echo; exec sleep 600"])
+            .args(["-m", "--propagation", "slave", "sh", "-c", &script])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
