@@ -1,8 +1,8 @@
 //! Request bodies: read with a bound, refused in foreign formats, decoded and checked against the path.
 
-use crate::{Body, protobuf};
 use crate::answer::Result;
 use crate::request::{Query, Target};
+use crate::{Body, protobuf};
 use api::{Resource, Status};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -17,7 +17,9 @@ const ACCEPTED: &[&str] =
 pub(crate) async fn read(body: Body, headers: &HeaderMap, limit: usize) -> Result<Bytes> {
     let bytes = read_bytes(body, limit).await?;
     match media_type(headers) {
-        protobuf::MEDIA_TYPE if !bytes.is_empty() => Ok(protobuf::to_json(&bytes)?.to_string().into()),
+        protobuf::MEDIA_TYPE if !bytes.is_empty() => {
+            Ok(protobuf::to_json(&bytes)?.to_string().into())
+        }
         _ => Ok(bytes),
     }
 }

@@ -37,13 +37,17 @@ struct Numbers {
     inline: HashSet<u64>,
 }
 
-static TABLE: LazyLock<HashMap<&'static str, Numbers>> = LazyLock::new(|| parse(include_str!("numbers.txt")));
+static TABLE: LazyLock<HashMap<&'static str, Numbers>> =
+    LazyLock::new(|| parse(include_str!("numbers.txt")));
 
 /// Turns a body into the JSON text of the same object.
 pub(crate) fn to_json(bytes: &[u8]) -> Result<Value> {
-    let broken = |why: &str| Status::bad_request(format!("the object provided is unrecognized: {why}"));
+    let broken =
+        |why: &str| Status::bad_request(format!("the object provided is unrecognized: {why}"));
     let Some(envelope) = bytes.strip_prefix(MAGIC) else {
-        return Err(broken("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"));
+        return Err(broken(
+            "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]",
+        ));
     };
     decode(envelope).map_err(|why| broken(&format!("protobuf: {why}")))
 }
@@ -86,7 +90,9 @@ fn decode(envelope: &[u8]) -> Decoded<Value> {
     let ty = schema::builtin(group, version, &kind)
         // Options exist in every group.
         .or_else(|| schema::builtin("", "v1", &kind).filter(|_| kind.ends_with("Options")))
-        .ok_or_else(|| format!("no kind {kind:?} is registered for version {api_version:?} in this server"))?;
+        .ok_or_else(|| {
+            format!("no kind {kind:?} is registered for version {api_version:?} in this server")
+        })?;
     let mut decoder = Decoder { values: 0 };
     let mut object = Map::new();
     decoder.message(ty, 0, raw, &mut object, 0)?;
@@ -136,7 +142,14 @@ impl<'a> Reader<'a> {
 
 impl Decoder {
     /// Reads the fields of a message into `out`. `place` is the path of inline messages that led here.
-    fn message(&mut self, ty: &Type, place: u64, bytes: &[u8], out: &mut Map<String, Value>, depth: usize) -> Decoded<()> {
+    fn message(
+        &mut self,
+        ty: &Type,
+        place: u64,
+        bytes: &[u8],
+        out: &mut Map<String, Value>,
+        depth: usize,
+    ) -> Decoded<()> {
         if depth > DEPTH_MAX {
             return Err(format!("exceeded max depth of {DEPTH_MAX}"));
         }
@@ -162,7 +175,14 @@ impl Decoder {
         Ok(())
     }
 
-    fn member(&mut self, shape: &Shape, named: &Named, wire: &Wire<'_>, out: &mut Map<String, Value>, depth: usize) -> Decoded<()> {
+    fn member(
+        &mut self,
+        shape: &Shape,
+        named: &Named,
+        wire: &Wire<'_>,
+        out: &mut Map<String, Value>,
+        depth: usize,
+    ) -> Decoded<()> {
         match shape {
             Shape::List(item) => {
                 let items = out.entry(named.field).or_insert_with(|| json!([]));
@@ -180,7 +200,9 @@ impl Decoder {
             Shape::Map(item) => {
                 let Wire::Bytes(entry) = wire else { return Err(mismatch(named.field)) };
                 let (key, value) = self.entry(item, entry, depth)?;
-                if let Some(map) = out.entry(named.field).or_insert_with(|| json!({})).as_object_mut() {
+                if let Some(map) =
+                    out.entry(named.field).or_insert_with(|| json!({})).as_object_mut()
+                {
                     map.insert(key, value);
                 }
             }
@@ -232,7 +254,9 @@ impl Decoder {
                 self.message(schema::type_at(*index), 0, bytes, &mut inner, depth + 1)?;
                 Value::Object(inner)
             }
-            (Shape::Quantity, Wire::Bytes(bytes)) => single(bytes, 1)?.map_or(Ok(json!("0")), |b| text(b).map(Value::from))?,
+            (Shape::Quantity, Wire::Bytes(bytes)) => {
+                single(bytes, 1)?.map_or(Ok(json!("0")), |b| text(b).map(Value::from))?
+            }
             (Shape::Time | Shape::MicroTime, Wire::Bytes(bytes)) => time(shape, bytes)?,
             (Shape::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes)?,
             (Shape::Any, Wire::Bytes(bytes)) => {
@@ -284,7 +308,8 @@ fn time(shape: &Shape, bytes: &[u8]) -> Decoded<Value> {
     if !any {
         return Ok(Value::Null);
     }
-    let time = jiff::Timestamp::new(seconds, nanos).map_err(|e| format!("a time is out of range: {e}"))?;
+    let time =
+        jiff::Timestamp::new(seconds, nanos).map_err(|e| format!("a time is out of range: {e}"))?;
     Ok(match shape {
         Shape::MicroTime => api::time::rfc3339_micro(time),
         _ => api::time::rfc3339(time),

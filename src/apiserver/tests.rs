@@ -2,6 +2,7 @@
 
 mod cases;
 mod expiry;
+mod protobuf;
 mod support;
 mod tls;
 mod watch;
