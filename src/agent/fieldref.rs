@@ -96,8 +96,8 @@ fn divide(value: i64, divisor: Option<&str>, milli: bool) -> String {
     let unit = if milli { 1000 } else { 1 };
     let parsed = divisor.and_then(|d| Amount::parse(d).ok());
     let by: i64 = match parsed {
-        Some(amount) if milli => amount.milli_value().try_into().unwrap_or(unit),
-        Some(amount) => amount.value().try_into().unwrap_or(unit),
+        Some(amount) if milli => amount.milli_value(),
+        Some(amount) => amount.value(),
         None => unit,
     };
     let by = if by > 0 { by } else { unit };

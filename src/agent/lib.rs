@@ -40,6 +40,8 @@ mod security;
 mod server;
 mod start;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod volumes;
 mod worker;

@@ -23,7 +23,7 @@ pub(crate) fn read(data_dir: &Path, kubelet_version: &str, runtime_version: &str
     let machine_id = line("/etc/machine-id");
     let uuid = line("/sys/class/dmi/id/product_uuid");
     Facts {
-        milli_cpus: i64::try_from(cpus).unwrap_or(1).saturating_mul(1000),
+        milli_cpus: i64::from(u32::try_from(cpus).unwrap_or(1)).saturating_mul(1000),
         memory_bytes: sys::procfs::memory_total()
             .ok()
             .and_then(|m| i64::try_from(m).ok())

@@ -69,14 +69,10 @@ pub(crate) fn qos(spec: &PodSpec) -> Qos {
 pub(crate) fn amount(map: Option<&BTreeMap<String, Quantity>>, name: &str) -> i64 {
     let Some(quantity) = map.and_then(|m| m.get(name)) else { return 0 };
     match Amount::parse(&quantity.0) {
-        Ok(amount) if name == "cpu" => clamp(amount.milli_value()),
-        Ok(amount) => clamp(amount.value()),
+        Ok(amount) if name == "cpu" => amount.milli_value(),
+        Ok(amount) => amount.value(),
         Err(_) => 0,
     }
-}
-
-fn clamp(value: impl TryInto<i64>) -> i64 {
-    value.try_into().unwrap_or(i64::MAX)
 }
 
 pub(crate) fn limit(resources: Option<&ResourceRequirements>, name: &str) -> i64 {
