@@ -157,7 +157,13 @@ impl Actor {
     fn step(&mut self, input: Input) {
         let now = self.ctx.clock.now();
         if let Input::Pod(pod) = &input {
-            self.pod.send_replace(Arc::clone(pod));
+            // Volumes show labels and annotations; nothing else of a pod that changes.
+            self.pod.send_if_modified(|old| {
+                let differs = old.metadata.labels != pod.metadata.labels
+                    || old.metadata.annotations != pod.metadata.annotations;
+                *old = Arc::clone(pod);
+                differs
+            });
         }
         for effect in self.state.step(input, now) {
             self.perform(effect);

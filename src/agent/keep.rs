@@ -29,6 +29,8 @@ pub(crate) struct Volumes {
     pod: watch::Receiver<Arc<Pod>>,
     pub(crate) held: Held,
     tokens: Mutex<BTreeMap<TokenWish, Token>>,
+    /// Held while the files are written; true once all of them have been.
+    made: tokio::sync::Mutex<bool>,
 }
 
 impl Volumes {
@@ -38,11 +40,18 @@ impl Volumes {
             ctx.objects
                 .hold(pod.metadata.namespace.as_deref().unwrap_or_default(), &references(&pod))
         };
-        Volumes { ctx, pod, held, tokens: Mutex::default() }
+        Volumes { ctx, pod, held, tokens: Mutex::default(), made: tokio::sync::Mutex::default() }
     }
 
     /// Makes or refreshes every volume.
     pub(crate) async fn set_up(&self) -> Result<(), Failure> {
+        let mut made = self.made.lock().await;
+        self.write().await?;
+        *made = true;
+        Ok(())
+    }
+
+    async fn write(&self) -> Result<(), Failure> {
         let pod = Arc::clone(&self.pod.borrow());
         let failed = |message: String| Failure::new("FailedMount", message);
         let objects = self
@@ -98,7 +107,11 @@ impl Volumes {
                 Ok(()) = pod.changed() => {}
                 () = tokio::time::sleep(wait) => {}
             }
-            if let Err(failure) = self.set_up().await {
+            let made = self.made.lock().await;
+            if !*made {
+                continue; // the worker asks for it, and reports why it fails
+            }
+            if let Err(failure) = self.write().await {
                 tracing::warn!(reason = failure.message, "volumes are not up to date");
                 retry = Some(RETRY);
             }

@@ -19,8 +19,14 @@ fn entry(second: u32, stream: &str, tag: &str, text: &str) -> String {
 fn rotated(directory: &Path) -> PathBuf {
     let log = directory.join("0.log");
     let write = |name: &str, text: String| fs::write(directory.join(name), text).expect("written");
-    write("0.log.20261122-100000-000000001", entry(1, "stdout", "F", "one") + &entry(2, "stderr", "F", "two"));
-    write("0.log.20261122-100003-000000001", entry(3, "stdout", "P", "thr") + &entry(3, "stdout", "F", "ee"));
+    write(
+        "0.log.20261122-100000-000000001",
+        entry(1, "stdout", "F", "one") + &entry(2, "stderr", "F", "two"),
+    );
+    write(
+        "0.log.20261122-100003-000000001",
+        entry(3, "stdout", "P", "thr") + &entry(3, "stdout", "F", "ee"),
+    );
     write("0.log", entry(4, "stdout", "F", "four") + &entry(5, "stdout", "F", ""));
     write("1.log", entry(9, "stdout", "F", "another attempt"));
     log
@@ -38,7 +44,12 @@ fn entries_are_taken_apart() {
     assert_eq!((whole.stream, whole.partial, whole.text), ("stderr", false, &b"a b  c"[..]));
     assert!(parse(b"2026-11-22T10:00:00Z stdout P x").expect("an entry").partial);
     assert!(parse(b"2026-11-22T10:00:00Z stdout F").expect("an entry").text.is_empty());
-    for damaged in [&b""[..], b"nonsense", b"2026-11-22T10:00:00Z stdin F x", b"2026-11-22T10:00:00Z stdout X x"] {
+    for damaged in [
+        &b""[..],
+        b"nonsense",
+        b"2026-11-22T10:00:00Z stdin F x",
+        b"2026-11-22T10:00:00Z stdout X x",
+    ] {
         assert_eq!(parse(damaged), None);
     }
 }
@@ -61,7 +72,11 @@ async fn all_files_are_read_in_order() {
     let errors = Options { stream: Wanted::Stderr, ..Options::default() };
     assert_eq!(read(&log, errors).await, "two\n");
     let stamped = Options { timestamps: true, tail: Some(4), ..Options::default() };
-    assert!(read(&log, stamped).await.starts_with("2026-11-22T10:00:03.000000001Z three\n2026-11-22T10:00:04"));
+    assert!(
+        read(&log, stamped)
+            .await
+            .starts_with("2026-11-22T10:00:03.000000001Z three\n2026-11-22T10:00:04")
+    );
     assert_eq!(read(&directory.path().join("7.log"), Options::default()).await, "");
 }
 
@@ -78,7 +93,9 @@ fn the_end_of_a_log_as_text() {
 fn long_tails_cross_blocks() {
     let directory = tempfile::tempdir().expect("a directory");
     let log = directory.path().join("0.log");
-    let text: String = (0..5000).map(|n| entry(0, "stdout", "F", &format!("line {n} {}", "x".repeat(60)))).collect();
+    let text: String = (0..5000)
+        .map(|n| entry(0, "stdout", "F", &format!("line {n} {}", "x".repeat(60))))
+        .collect();
     fs::write(&log, text).expect("written");
     let last = tail_text(&log, 3000, usize::MAX);
     assert_eq!(last.lines().count(), 3000);
@@ -99,7 +116,8 @@ async fn following_sees_new_lines_rotation_and_the_end() {
     let options = Options { follow: true, ..Options::default() };
     let mut stream = stream(&log, options, async move { drop(ended.await) }.boxed());
     let mut next = async || {
-        let item = tokio::time::timeout(Duration::from_secs(10), stream.next()).await.expect("in time");
+        let item =
+            tokio::time::timeout(Duration::from_secs(10), stream.next()).await.expect("in time");
         item.map(|c| String::from_utf8(c.expect("readable").to_vec()).expect("text"))
     };
     assert_eq!(next().await.as_deref(), Some("one\n"));

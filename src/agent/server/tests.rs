@@ -24,14 +24,17 @@ fn the_best_common_protocol_is_chosen() {
 
 #[test]
 fn client_messages_are_understood() {
-    let parse = |bytes: &'static [u8], protocol| channels::parse(&Bytes::from_static(bytes), protocol);
+    let parse =
+        |bytes: &'static [u8], protocol| channels::parse(&Bytes::from_static(bytes), protocol);
     assert_eq!(parse(b"\0hello", Protocol::V4), Incoming::Stdin(Bytes::from_static(b"hello")));
     assert_eq!(parse(b"\0", Protocol::V4), Incoming::Stdin(Bytes::new()));
     assert_eq!(parse(b"\xff\0", Protocol::V5), Incoming::StdinClosed);
     assert_eq!(parse(b"\xff\0", Protocol::V4), Incoming::Ignored);
     let resize = b"\x04{\"Width\":120,\"Height\":40}";
     assert_eq!(parse(resize, Protocol::V5), Incoming::Resize { columns: 120, rows: 40 });
-    for odd in [&b"\x04{}"[..], b"\x04nonsense", b"\x04{\"Width\":99999,\"Height\":1}", b"\x01x", b""] {
+    for odd in
+        [&b"\x04{}"[..], b"\x04nonsense", b"\x04{\"Width\":99999,\"Height\":1}", b"\x01x", b""]
+    {
         assert_eq!(parse(odd, Protocol::V5), Incoming::Ignored);
     }
 }
@@ -72,7 +75,8 @@ fn queries_are_decoded() {
 fn log_options_come_from_the_query() {
     let now: Timestamp = "2026-11-22T10:00:00Z".parse().expect("a time");
     let options = |text: &str| log_request::options(&Query::parse(Some(text)), now);
-    let some = options("follow=true&tailLines=5&sinceSeconds=60&limitBytes=10&stream=Stderr").expect("options");
+    let some = options("follow=true&tailLines=5&sinceSeconds=60&limitBytes=10&stream=Stderr")
+        .expect("options");
     assert!(some.follow && !some.timestamps);
     assert_eq!((some.tail, some.limit_bytes, some.stream), (Some(5), Some(10), Wanted::Stderr));
     assert_eq!(some.since, "2026-11-22T09:59:00Z".parse().ok());
@@ -87,7 +91,8 @@ fn the_right_attempt_or_upstreams_refusal() {
         let pod = json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "a"}]}});
         let view = View {
             pod: Arc::new(serde_json::from_value(pod).expect("a pod")),
-            status: serde_json::from_value(json!({"containerStatuses": [status]})).expect("a status"),
+            status: serde_json::from_value(json!({"containerStatuses": [status]}))
+                .expect("a status"),
         };
         log_request::attempt(&view, container, previous).map_err(|r| (r.0.as_u16(), r.1))
     };

@@ -81,13 +81,13 @@ fn states<'a>(
             }
             (terminated(exit), last, container.attempt)
         }
-        Phase::PullFailed { reason, message, .. } | Phase::StartFailed { reason, message, .. } => {
-            (waiting(reason, Some(message.clone())), last, container.attempt)
-        }
-        Phase::Idle | Phase::Pulling | Phase::Prepared | Phase::Starting => match last {
+        _ => match (&container.obstacle, last) {
+            (Some((reason, message)), _) => {
+                (waiting(reason, Some(message.clone())), last, container.attempt)
+            }
             // The new attempt is not there yet: users still see how the old one ended.
-            Some(exit) => (terminated(exit), None, container.attempt.saturating_sub(1)),
-            None => (waiting(first_reason(state), None), None, container.attempt),
+            (None, Some(exit)) => (terminated(exit), None, container.attempt.saturating_sub(1)),
+            (None, None) => (waiting(first_reason(state), None), None, container.attempt),
         },
     }
 }

@@ -35,8 +35,10 @@ pub(crate) fn compute(
     };
     let init = list(false);
     let (reason, message) = match &state.killed {
-        Some((reason, message)) => (Some((*reason).to_owned()), Some(message.clone())),
-        None => (None, None),
+        Some((reason, message)) if phase == "Failed" => {
+            (Some((*reason).to_owned()), Some(message.clone()))
+        }
+        _ => (None, None),
     };
     let mut status = PodStatus {
         phase: Some(phase.to_owned()),
@@ -80,6 +82,9 @@ fn over(state: &PodState) -> bool {
 }
 
 pub(crate) fn phase(state: &PodState) -> &'static str {
+    if let Some(settled) = state.settled {
+        return settled;
+    }
     let mains = || state.containers.iter().filter(|c| c.role == Role::Main);
     if over(state) {
         let begun = state.containers.iter().any(|c| c.ended() || c.previous.is_some());

@@ -27,7 +27,11 @@ fn pod(gates: serde_json::Value, conditions: serde_json::Value) -> Arc<Pod> {
 
 fn running(pod: Arc<Pod>) -> PodState {
     let mut state = PodState::new(pod, at(0));
-    let image = ImageRef { id: "sha256:1".into(), name: "docker.io/library/app:1".into(), status_id: "d".into() };
+    let image = ImageRef {
+        id: "sha256:1".into(),
+        name: "docker.io/library/app:1".into(),
+        status_id: "d".into(),
+    };
     for input in [
         Input::Tick,
         Input::Volumes(Ok(())),
@@ -41,17 +45,27 @@ fn running(pod: Arc<Pod>) -> PodState {
 }
 
 fn said(status: &PodStatus, kind: &str) -> (String, Option<String>, Option<String>, i64) {
-    let condition = status.conditions.iter().flatten().find(|c| c.type_ == kind).expect("the condition");
-    let since = condition.last_transition_time.as_ref().expect("a time").0.as_second() - 1_800_000_000;
+    let condition =
+        status.conditions.iter().flatten().find(|c| c.type_ == kind).expect("the condition");
+    let since =
+        condition.last_transition_time.as_ref().expect("a time").0.as_second() - 1_800_000_000;
     (condition.status.clone(), condition.reason.clone(), condition.message.clone(), since)
 }
 
 #[test]
 fn a_running_pod_says_everything() {
     let host = ["192.168.1.5".to_owned()];
-    let before = compute(&PodState::new(pod(json!([]), json!([])), at(0)), &host, &PodStatus::default(), at(0).wall);
+    let before = compute(
+        &PodState::new(pod(json!([]), json!([])), at(0)),
+        &host,
+        &PodStatus::default(),
+        at(0).wall,
+    );
     let text = "containers with unready status: [a]".to_owned();
-    assert_eq!(said(&before, "Ready"), ("False".into(), Some("ContainersNotReady".into()), Some(text), 0));
+    assert_eq!(
+        said(&before, "Ready"),
+        ("False".into(), Some("ContainersNotReady".into()), Some(text), 0)
+    );
     assert_eq!(said(&before, "Initialized").0, "True");
     let status = compute(&running(pod(json!([]), json!([]))), &host, &before, at(5).wall);
     assert_eq!(said(&status, "Ready"), ("True".into(), None, None, 5));
@@ -67,7 +81,8 @@ fn a_running_pod_says_everything() {
     assert_eq!(container["image"], "docker.io/library/app:1");
     assert_eq!(container["state"], json!({"running": {"startedAt": "2027-01-15T08:00:01Z"}}));
     assert_eq!(container["allocatedResources"], json!({"cpu": "1"}));
-    let mount = json!({"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": "Disabled"});
+    let mount =
+        json!({"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": "Disabled"});
     assert_eq!(container["volumeMounts"][0], mount);
     assert_eq!((&container["ready"], &container["started"]), (&json!(true), &json!(true)));
 }
@@ -76,7 +91,12 @@ fn a_running_pod_says_everything() {
 fn readiness_gates_count() {
     let gate = json!([{"conditionType": "example.com/ok"}]);
     let ready = |conditions| {
-        let status = compute(&running(pod(gate.clone(), conditions)), &[], &PodStatus::default(), at(5).wall);
+        let status = compute(
+            &running(pod(gate.clone(), conditions)),
+            &[],
+            &PodStatus::default(),
+            at(5).wall,
+        );
         let (status, reason, message, _) = said(&status, "Ready");
         (status, reason.unwrap_or_default(), message.unwrap_or_default())
     };
@@ -97,12 +117,17 @@ fn the_patch_takes_back_what_is_gone() {
         pod_ips: Some(vec![PodIP { ip: "10.42.0.1".into() }]),
         ..PodStatus::default()
     };
-    let new = compute(&running(pod(json!([]), json!([]))), &host, &PodStatus::default(), at(5).wall);
+    let new =
+        compute(&running(pod(json!([]), json!([]))), &host, &PodStatus::default(), at(5).wall);
     let patch = patch("u1", &new, &old).expect("a patch");
     assert_eq!(patch["metadata"]["uid"], "u1");
     assert!(patch["status"]["reason"].is_null() && patch["status"].get("reason").is_some());
     assert_eq!(patch["status"]["podIPs"], json!([{"ip": "10.42.0.7"}, {"$patch": "replace"}]));
-    let ready = patch["status"]["conditions"].as_array().expect("a list").iter().find(|c| c["type"] == "Ready");
+    let ready = patch["status"]["conditions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|c| c["type"] == "Ready");
     let ready = ready.and_then(|c| c.as_object()).expect("the condition");
     assert!(ready.contains_key("message") && ready["message"].is_null());
 }

@@ -64,26 +64,28 @@ fn references_expand_as_upstream() {
 #[test]
 fn variables_come_from_everywhere_in_order() {
     let container: Container = typed(json!({"name": "a",
-        "envFrom": [{"prefix": "P_", "configMapRef": {"name": "cm"}}, {"secretRef": {"name": "s"}},
-            {"configMapRef": {"name": "absent", "optional": true}}],
-        "env": [
-            {"name": "PLAIN", "value": "p"},
-            {"name": "REF", "value": "$(PLAIN)-$(P_k)-$(DB_SERVICE_HOST)-$(LATER)"},
-            {"name": "LATER", "value": "l"},
-            {"name": "password", "value": "overridden"},
-            {"name": "KEY", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}},
-            {"name": "MAYBE", "valueFrom": {"secretKeyRef": {"name": "s", "key": "none", "optional": true}}},
-            {"name": "NS", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-            {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
-        ]}));
+    "envFrom": [{"prefix": "P_", "configMapRef": {"name": "cm"}}, {"secretRef": {"name": "s"}},
+        {"configMapRef": {"name": "absent", "optional": true}}],
+    "env": [
+        {"name": "PLAIN", "value": "p"},
+        {"name": "REF", "value": "$(PLAIN)-$(P_k)-$(DB_SERVICE_HOST)-$(LATER)"},
+        {"name": "LATER", "value": "l"},
+        {"name": "password", "value": "overridden"},
+        {"name": "KEY", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}},
+        {"name": "MAYBE", "valueFrom": {"secretKeyRef": {"name": "s", "key": "none", "optional": true}}},
+        {"name": "NS", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+        {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+    ]}));
     let mut objects = Objects::default();
     let map: ConfigMap = typed(json!({"metadata": {"name": "cm"}, "data": {"k": "v"}}));
-    let secret: Secret = typed(json!({"metadata": {"name": "s"}, "data": {"password": "c2VjcmV0"}}));
+    let secret: Secret =
+        typed(json!({"metadata": {"name": "s"}, "data": {"password": "c2VjcmV0"}}));
     objects.config_maps.insert("cm".into(), Some(Arc::new(map)));
     objects.config_maps.insert("absent".into(), None);
     objects.secrets.insert("s".into(), Some(Arc::new(secret)));
     let services = [("DB_SERVICE_HOST".to_owned(), "10.43.0.9".to_owned())];
-    let resolved = env::resolve(&pod(), &container, &objects, &node(), &services).expect("all is there");
+    let resolved =
+        env::resolve(&pod(), &container, &objects, &node(), &services).expect("all is there");
     let text: Vec<String> = resolved.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let wanted = [
         "P_k=v",
@@ -104,7 +106,8 @@ fn variables_come_from_everywhere_in_order() {
 #[test]
 fn what_is_missing_is_named() {
     let refuse = |env: serde_json::Value| {
-        let container: Container = typed(json!({"name": "a", "env": [{"name": "X", "valueFrom": env}]}));
+        let container: Container =
+            typed(json!({"name": "a", "env": [{"name": "X", "valueFrom": env}]}));
         let mut objects = Objects::default();
         let map: ConfigMap = typed(json!({"metadata": {"name": "cm"}}));
         objects.config_maps.insert("cm".into(), Some(Arc::new(map)));
@@ -113,7 +116,10 @@ fn what_is_missing_is_named() {
     let cases = [
         (json!({"configMapKeyRef": {"name": "no", "key": "k"}}), "configmap \"no\" not found"),
         (json!({"secretKeyRef": {"name": "no", "key": "k"}}), "secret \"no\" not found"),
-        (json!({"configMapKeyRef": {"name": "cm", "key": "k"}}), "couldn't find key k in ConfigMap shop/cm"),
+        (
+            json!({"configMapKeyRef": {"name": "cm", "key": "k"}}),
+            "couldn't find key k in ConfigMap shop/cm",
+        ),
         (json!({"fieldRef": {"fieldPath": "spec.nope"}}), "unsupported fieldPath: spec.nope"),
     ];
     for (env, wanted) in cases {
@@ -163,7 +169,9 @@ fn fields_and_resources_are_readable() {
         assert_eq!(field(path), wanted.map(str::to_owned).map_err(str::to_owned), "{path}");
     }
     let resource = |name: &str, divisor: Option<&str>| {
-        let selector = typed(json!({"containerName": "a", "resource": name, "divisor": divisor.unwrap_or("0")}));
+        let selector = typed(
+            json!({"containerName": "a", "resource": name, "divisor": divisor.unwrap_or("0")}),
+        );
         fieldref::resource(&pod(), &Container::default(), &node(), &selector)
     };
     assert_eq!(resource("requests.cpu", None).as_deref(), Ok("1"));
@@ -191,7 +199,11 @@ fn commands_follow_the_image() {
         (json!({"name": "a", "command": ["sh"], "args": ["-c"]}), vec!["sh", "-c"]),
     ];
     for (container, wanted) in cases {
-        assert_eq!(line(container.clone(), &image), Ok(wanted.into_iter().map(str::to_owned).collect()), "{container}");
+        assert_eq!(
+            line(container.clone(), &image),
+            Ok(wanted.into_iter().map(str::to_owned).collect()),
+            "{container}"
+        );
     }
     let nothing = line(json!({"name": "a"}), &ImageConfig::default());
     assert_eq!(nothing, Err("failed to generate spec: no command specified".to_owned()));
@@ -199,7 +211,8 @@ fn commands_follow_the_image() {
 
 #[test]
 fn network_files_are_upstreams() {
-    let dns = ClusterDns { servers: vec![IpAddr::from([10, 43, 0, 10])], domain: "cluster.local".into() };
+    let dns =
+        ClusterDns { servers: vec![IpAddr::from([10, 43, 0, 10])], domain: "cluster.local".into() };
     let host = "# by dhcp\nnameserver 1.1.1.1\nsearch lan home\noptions timeout:1\n";
     let spec = |value| -> PodSpec { typed(value) };
     let resolv = |value| netfiles::resolv_conf(&spec(value), "shop", host, &dns);
@@ -212,18 +225,25 @@ fn network_files_are_upstreams() {
         "search lan home\nnameserver 1.1.1.1\noptions timeout:1\n"
     );
     assert_eq!(
-        resolv(json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["9.9.9.9"],
-            "searches": ["a"], "options": [{"name": "ndots", "value": "2"}, {"name": "rotate"}]}})),
+        resolv(
+            json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["9.9.9.9"],
+            "searches": ["a"], "options": [{"name": "ndots", "value": "2"}, {"name": "rotate"}]}})
+        ),
         "search a\nnameserver 9.9.9.9\noptions ndots:2 rotate\n"
     );
     let aliased = spec(json!({"containers": [], "subdomain": "sub",
         "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["x", "y"]}]}));
     let domain = netfiles::pod_domain(&aliased, "shop", &dns);
-    let hosts = netfiles::hosts(&aliased, &[IpAddr::from([10, 42, 0, 7])], "web", domain.as_deref());
-    assert!(hosts.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\t"), "{hosts}");
+    let hosts =
+        netfiles::hosts(&aliased, &[IpAddr::from([10, 42, 0, 7])], "web", domain.as_deref());
+    assert!(
+        hosts.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\t"),
+        "{hosts}"
+    );
     assert!(hosts.contains("\n10.42.0.7\tweb.sub.shop.svc.cluster.local\tweb\n"), "{hosts}");
     assert!(hosts.ends_with("\n# Entries added by HostAliases.\n1.2.3.4\tx\ty\n"), "{hosts}");
-    let long = netfiles::hostname(&spec(json!({"containers": []})), &format!("{}-x", "a".repeat(62)), "n");
+    let long =
+        netfiles::hostname(&spec(json!({"containers": []})), &format!("{}-x", "a".repeat(62)), "n");
     assert_eq!(long, "a".repeat(62));
 }
 

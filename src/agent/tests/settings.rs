@@ -52,7 +52,9 @@ fn back_off_doubles_to_five_minutes_and_forgets() {
 
 #[test]
 fn quality_of_service_and_cgroups() {
-    let of = |resources: serde_json::Value| spec(json!({"containers": [{"name": "a", "resources": resources}]}));
+    let of = |resources: serde_json::Value| {
+        spec(json!({"containers": [{"name": "a", "resources": resources}]}))
+    };
     let guaranteed = of(json!({"limits": {"cpu": "500m", "memory": "64Mi"}}));
     let burstable = of(json!({"requests": {"memory": "256Mi"}}));
     let nothing = of(json!({}));
@@ -97,7 +99,8 @@ fn run_as_non_root_is_enforced() {
         check(non_root.clone(), json!({"runAsUser": 0}), &root),
         Err(format!("container's runAsUser breaks non-root policy {suffix}"))
     );
-    let context = json!({"runAsNonRoot": true, "runAsUser": 7, "supplementalGroups": [9], "fsGroup": 8});
+    let context =
+        json!({"runAsNonRoot": true, "runAsUser": 7, "supplementalGroups": [9], "fsGroup": 8});
     let user = check(context, json!({"runAsGroup": 6}), &root).expect("a user");
     assert_eq!((user.uid, user.gid, user.additional_gids), (7, 6, vec![8, 9]));
     let user = check(json!({}), json!({}), &named).expect("a user");
@@ -116,9 +119,14 @@ fn security_settings_reach_the_runtime() {
     let containers = &pod.spec.as_ref().expect("a spec").containers;
     let first = security::effective(&pod, &containers[0]).expect("fine");
     assert!(first.no_new_privileges && first.readonly_rootfs && first.seccomp == Seccomp::Default);
-    assert_eq!((first.capabilities.add, first.capabilities.drop), (vec!["NET_ADMIN".into()], vec!["ALL".into()]));
+    assert_eq!(
+        (first.capabilities.add, first.capabilities.drop),
+        (vec!["NET_ADMIN".into()], vec!["ALL".into()])
+    );
     let second = security::effective(&pod, &containers[1]).expect("fine");
-    assert!(!second.no_new_privileges && second.privileged && second.seccomp == Seccomp::Unconfined);
+    assert!(
+        !second.no_new_privileges && second.privileged && second.seccomp == Seccomp::Unconfined
+    );
     assert!(security::effective(&pod, &containers[2]).is_err());
 }
 
@@ -150,7 +158,10 @@ fn small_facts() {
     assert_eq!(adopt::signal_number("15"), Some(15));
     assert_eq!(adopt::signal_number("SIGRTMIN+3"), Some(37));
     assert_eq!(adopt::signal_number("nonsense"), None);
-    assert_eq!(node_facts::os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
+    assert_eq!(
+        node_facts::os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"),
+        "Debian GNU/Linux 12"
+    );
     let at = |text: &str| text.parse::<jiff::Timestamp>().expect("a time");
     let renewal = tokens::renewal(at("2026-11-22T10:00:00Z"), at("2026-11-22T11:00:00Z"));
     assert_eq!(renewal, at("2026-11-22T10:48:00Z"));

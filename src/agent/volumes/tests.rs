@@ -35,10 +35,13 @@ fn objects() -> Objects {
 }
 
 fn files_of(volume: Value, pod: &Pod) -> Result<Payload, String> {
-    let tokens = BTreeMap::from([(TokenWish { audience: "x".into(), seconds: 600 }, "tok".to_owned())]);
+    let tokens =
+        BTreeMap::from([(TokenWish { audience: "x".into(), seconds: 600 }, "tok".to_owned())]);
     let node = NodeFields::default();
     let objects = objects();
-    let Kind::Files { sources, mode, .. } = kind(&typed::<Volume>(volume)) else { panic!("not a volume of files") };
+    let Kind::Files { sources, mode, .. } = kind(&typed::<Volume>(volume)) else {
+        panic!("not a volume of files")
+    };
     payload(&Sources { pod, objects: &objects, node: &node, tokens: &tokens }, &sources, mode)
 }
 
@@ -136,17 +139,28 @@ fn sub_paths_stay_inside() {
     let spec = spec_with(json!({"name": "v", "emptyDir": {}}));
     let mount = |fields: Value| {
         let mut mount = json!({"name": "v", "mountPath": "/data"});
-        mount.as_object_mut().expect("an object").extend(fields.as_object().cloned().expect("an object"));
+        mount
+            .as_object_mut()
+            .expect("an object")
+            .extend(fields.as_object().cloned().expect("an object"));
         let container: Container = typed(json!({"name": "a", "volumeMounts": [mount]}));
         let env = [("POD".to_owned(), "web-0".to_owned())];
         mounts::mounts(&paths, "u1", &spec, &container, &env).map(|m| m[0].clone())
     };
     let root = volume.canonicalize().expect("there");
     assert_eq!(mount(json!({"readOnly": true})).expect("a mount").source, volume);
-    assert_eq!(mount(json!({"subPath": "new/deep"})).expect("a mount").source, root.join("new/deep"));
+    assert_eq!(
+        mount(json!({"subPath": "new/deep"})).expect("a mount").source,
+        root.join("new/deep")
+    );
     assert_eq!(mount(json!({"subPath": "alias"})).expect("a mount").source, root.join("real"));
-    assert_eq!(mount(json!({"subPathExpr": "$(POD)/x"})).expect("a mount").source, root.join("web-0/x"));
-    for bad in [json!({"subPath": "../x"}), json!({"subPath": "out"}), json!({"subPathExpr": "$(NOPE)"})] {
+    assert_eq!(
+        mount(json!({"subPathExpr": "$(POD)/x"})).expect("a mount").source,
+        root.join("web-0/x")
+    );
+    for bad in
+        [json!({"subPath": "../x"}), json!({"subPath": "out"}), json!({"subPathExpr": "$(NOPE)"})]
+    {
         assert!(mount(bad.clone()).is_err(), "{bad}");
     }
 }
@@ -162,15 +176,23 @@ fn host_paths_are_checked() {
     let (node, tokens) = (NodeFields::default(), BTreeMap::new());
     let sources = Sources { pod: &pod, objects: &objects, node: &node, tokens: &tokens };
     let set_up = |path: &str, kind: &str| {
-        let volume: Volume = typed(json!({"name": "v", "hostPath": {"path": format!("{root}/{path}"), "type": kind}}));
+        let volume: Volume = typed(
+            json!({"name": "v", "hostPath": {"path": format!("{root}/{path}"), "type": kind}}),
+        );
         place::set_up(&paths, "u1", &volume, &sources)
     };
     assert_eq!(set_up("none", ""), Ok(()));
     assert_eq!(set_up("file", "File"), Ok(()));
     assert_eq!(set_up("made", "DirectoryOrCreate"), Ok(()));
     assert_eq!(set_up("made", "Directory"), Ok(()));
-    assert_eq!(set_up("file", "Directory"), Err(format!("hostPath type check failed: {root}/file is not a directory")));
-    assert_eq!(set_up("file", "Socket"), Err(format!("hostPath type check failed: {root}/file is not a socket file")));
+    assert_eq!(
+        set_up("file", "Directory"),
+        Err(format!("hostPath type check failed: {root}/file is not a directory"))
+    );
+    assert_eq!(
+        set_up("file", "Socket"),
+        Err(format!("hostPath type check failed: {root}/file is not a socket file"))
+    );
     let volume: Volume = typed(json!({"name": "v", "nfs": {"server": "s", "path": "/"}}));
     let refused = place::set_up(&paths, "u1", &volume, &sources);
     assert_eq!(refused, Err("volume kind nfs is not supported by this node".to_owned()));

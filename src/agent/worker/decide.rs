@@ -132,12 +132,9 @@ impl PodState {
         out.push(Effect::Event(
             EventNote::warning("Failed", "Error: ImagePullBackOff".into()).on(name),
         ));
-        container.phase = Phase::PullFailed {
-            until,
-            backing_off_at: until,
-            reason: "ImagePullBackOff",
-            message: format!("{text}: ErrImagePull: {error}"),
-        };
+        let (reason, message) = ("ImagePullBackOff", format!("{text}: ErrImagePull: {error}"));
+        container.obstacle = Some((reason, message.clone()));
+        container.phase = Phase::PullFailed { until, backing_off_at: until, reason, message };
     }
 
     /// Containers start in the order of the spec; a postStart hook holds up those after it.

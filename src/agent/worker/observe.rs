@@ -172,6 +172,7 @@ impl PodState {
                 out.push(Effect::Event(
                     EventNote::warning("Failed", format!("Error: {}", failure.reason)).on(name),
                 ));
+                container.obstacle = Some((failure.reason, failure.message.clone()));
                 container.phase = Phase::PullFailed {
                     until: now.mono + container.pull.delay(),
                     backing_off_at: now.mono + PULL_ERROR_SHOWN,
@@ -210,27 +211,29 @@ impl PodState {
                 }
                 container.phase = Phase::Running { since, hooking: hook };
                 container.counters = Counters::default();
+                container.overcome();
                 if hook {
                     out.push(Effect::PostStart { name: name.to_owned(), attempt });
                 } else {
                     self.begin_probes(name, out);
                 }
             }
+            Err(_) if container.phase != Phase::Starting => {} // its exit is known already
             Err(failure) => {
-                let failures = container.start_failures() + 1;
+                container.start_failures += 1;
+                let failures = container.start_failures;
+                container.obstacle = Some((failure.reason, failure.message.clone()));
                 out.push(Effect::Event(
                     EventNote::warning("Failed", format!("Error: {}", failure.message)).on(name),
                 ));
+                if failure.fatal {
+                    container.overcome();
+                }
                 container.phase = if failure.fatal {
                     Phase::Exited { at: now.mono, exit: start_error(failure.message, now) }
                 } else {
                     let until = now.mono + delay(CREATE_RETRY, CREATE_RETRY_MAX, failures);
-                    Phase::StartFailed {
-                        until,
-                        failures,
-                        reason: failure.reason,
-                        message: failure.message,
-                    }
+                    Phase::StartFailed { until, reason: failure.reason, message: failure.message }
                 };
             }
         }
@@ -288,6 +291,7 @@ impl PodState {
             return;
         }
         container.phase = Phase::Exited { at: now.mono, exit };
+        container.overcome();
         container.ready = false;
         container.stop_by = None;
         container.announced = false;
@@ -366,12 +370,6 @@ impl PodState {
         out.push(Effect::StopProbes { name: name.to_owned() });
         let attempt = container.attempt;
         out.push(Effect::Stop(StopPlan { name: name.to_owned(), attempt, grace, hook: true }));
-    }
-}
-
-impl super::state::Container {
-    fn start_failures(&self) -> u32 {
-        if let Phase::StartFailed { failures, .. } = self.phase { failures } else { 0 }
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct PodState {
     pub(crate) start_time: Timestamp,
     /// The pod has left the API server.
     pub(crate) gone: bool,
+    /// The API server had the pod in a final phase when the agent first saw it: nothing of it is run.
+    pub(crate) settled: Option<&'static str>,
     /// Why the agent itself ended the pod (`DeadlineExceeded`), with the message for its status.
     pub(crate) killed: Option<(&'static str, String)>,
     /// Effects that adoption owes, delivered by the first step.
@@ -96,6 +98,9 @@ pub(crate) struct Container {
     pub(super) redo: bool,
     /// The current crash back-off has been reported.
     pub(super) announced: bool,
+    /// What kept the container from running last; shown until it runs, also while it is tried again.
+    pub(crate) obstacle: Option<(&'static str, String)>,
+    pub(super) start_failures: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -114,7 +119,6 @@ pub(crate) enum Phase {
     Starting,
     StartFailed {
         until: Duration,
-        failures: u32,
         reason: &'static str,
         message: String,
     },
@@ -141,6 +145,7 @@ impl PodState {
             stage: Stage::Active,
             start_time: now.wall,
             gone: false,
+            settled: None,
             killed: None,
             owed: Vec::new(),
             pod,
@@ -148,6 +153,11 @@ impl PodState {
         if let Some(time) = state.pod.status.as_ref().and_then(|s| s.start_time.as_ref()) {
             state.start_time = time.0;
         }
+        state.settled = match state.pod.status.as_ref().and_then(|s| s.phase.as_deref()) {
+            Some("Succeeded") => Some("Succeeded"),
+            Some("Failed") => Some("Failed"),
+            _ => None,
+        };
         let spec = Arc::clone(&state.pod);
         for (container, role) in roles(spec.spec.as_ref()) {
             state.containers.push(Container::new(container, role));
@@ -255,7 +265,8 @@ impl PodState {
 
     /// All ordinary containers have ended for good (or will never start).
     pub(crate) fn mains_ended(&self) -> bool {
-        self.init_failed()
+        self.settled.is_some()
+            || self.init_failed()
             || self
                 .containers
                 .iter()
@@ -266,10 +277,13 @@ impl PodState {
     fn owe_probes(&mut self) {
         let pod = Arc::clone(&self.pod);
         for (spec, _) in roles(pod.spec.as_ref()) {
-            let Some(container) = self.container(&spec.name) else { continue };
+            let Some(container) = self.container_mut(&spec.name) else { continue };
             if !matches!(container.phase, Phase::Running { .. }) {
                 continue;
             }
+            // The last status may not have reached the API server.
+            container.started |= spec.startup_probe.is_none();
+            container.ready |= spec.readiness_probe.is_none();
             let effects: Vec<Effect> = ProbeKind::due(spec, container.started)
                 .map(|kind| container.probe_effect(kind))
                 .collect();
@@ -317,6 +331,8 @@ impl Container {
             stop_by: None,
             redo: false,
             announced: false,
+            obstacle: None,
+            start_failures: 0,
         }
     }
 
@@ -341,6 +357,12 @@ impl Container {
             self.previous = Some(exit);
             self.attempt += 1;
         }
+    }
+
+    /// It has run, so what was in its way no longer is.
+    pub(super) fn overcome(&mut self) {
+        self.obstacle = None;
+        self.start_failures = 0;
     }
 
     /// The runtime has, or is about to have, a process for it.

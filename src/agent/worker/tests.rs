@@ -42,8 +42,12 @@ fn transcripts_hold() {
 }
 
 fn play(text: &str) -> String {
-    let mut player =
-        Player { state: None, pod: Value::Null, mono: Duration::ZERO, status: PodStatus::default() };
+    let mut player = Player {
+        state: None,
+        pod: Value::Null,
+        mono: Duration::ZERO,
+        status: PodStatus::default(),
+    };
     let mut out = String::new();
     for line in text.lines().filter(|l| !l.starts_with("    ")) {
         out.push_str(line);
@@ -103,7 +107,8 @@ impl Player {
             "gone" => Input::Gone,
             "delete" => {
                 self.pod["metadata"]["deletionTimestamp"] = json!(Time(now.wall));
-                self.pod["metadata"]["deletionGracePeriodSeconds"] = json!(rest(1).parse::<i64>().expect("grace"));
+                self.pod["metadata"]["deletionGracePeriodSeconds"] =
+                    json!(rest(1).parse::<i64>().expect("grace"));
                 Input::Pod(self.typed())
             }
             "image-of" => {
@@ -112,19 +117,29 @@ impl Player {
             }
             "volumes" => Input::Volumes(outcome(&parts[1..], "FailedMount")),
             "sandbox" => Input::Sandbox(
-                outcome(&parts[1..], "FailedCreatePodSandBox").map(|()| vec![[10, 42, 0, 7].into()]),
+                outcome(&parts[1..], "FailedCreatePodSandBox")
+                    .map(|()| vec![[10, 42, 0, 7].into()]),
             ),
             "image" if parts[2] == "ok" => Input::Image { name: name(), result: Ok(image()) },
             "image" => {
                 let reason = if parts[2] == "never" { "ErrImageNeverPull" } else { "ErrImagePull" };
-                Input::Image { name: name(), result: Err(ImageFailure { reason, message: rest(3) }) }
+                Input::Image {
+                    name: name(),
+                    result: Err(ImageFailure { reason, message: rest(3) }),
+                }
             }
-            "started" => Input::Started { name: name(), attempt: attempt(), result: started(&parts[3..], now) },
+            "started" => Input::Started {
+                name: name(),
+                attempt: attempt(),
+                result: started(&parts[3..], now),
+            },
             "hooked" => {
                 let result = if parts[3] == "ok" { Ok(()) } else { Err(rest(4)) };
                 Input::Hooked { name: name(), attempt: attempt(), result }
             }
-            "exited" => Input::Exited { name: name(), attempt: attempt(), exit: exit(parts[3], now) },
+            "exited" => {
+                Input::Exited { name: name(), attempt: attempt(), exit: exit(parts[3], now) }
+            }
             "probed" => {
                 let kind = match parts[3] {
                     "startup" => ProbeKind::Startup,
@@ -152,13 +167,19 @@ fn outcome(words: &[&str], reason: &'static str) -> Result<(), Failure> {
 fn started(words: &[&str], now: Now) -> Result<Timestamp, Failure> {
     match words[0] {
         "ok" => Ok(now.wall),
-        "fatal" => Err(Failure { fatal: true, ..Failure::new("RunContainerError", words[1..].join(" ")) }),
+        "fatal" => {
+            Err(Failure { fatal: true, ..Failure::new("RunContainerError", words[1..].join(" ")) })
+        }
         _ => Err(Failure::new("CreateContainerConfigError", words[1..].join(" "))),
     }
 }
 
 fn image() -> ImageRef {
-    ImageRef { id: "sha256:1".into(), name: "docker.io/library/app:1".into(), status_id: "app@sha256:2".into() }
+    ImageRef {
+        id: "sha256:1".into(),
+        name: "docker.io/library/app:1".into(),
+        status_id: "app@sha256:2".into(),
+    }
 }
 
 fn exit(code: &str, now: Now) -> Termination {
@@ -187,7 +208,9 @@ fn show(effect: &Effect) -> String {
             format!("stop {} {} within {}s{hook}", plan.name, plan.attempt, plan.grace.as_secs())
         }
         Effect::Forget { name, attempt } => format!("forget {name} {attempt}"),
-        Effect::StartProbe { name, attempt, kind } => format!("probe {name} {attempt} {}", kind.label()),
+        Effect::StartProbe { name, attempt, kind } => {
+            format!("probe {name} {attempt} {}", kind.label())
+        }
         Effect::StopProbes { name } => format!("stop probes {name}"),
         Effect::Event(note) => {
             let kind = if note.warning { "Warning" } else { "Normal" };
@@ -201,7 +224,8 @@ fn show(effect: &Effect) -> String {
 }
 
 fn summary(status: &PodStatus) -> String {
-    let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    let ready =
+        status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
     let mut text = status.phase.clone().unwrap_or_default();
     text.push_str(if ready { " ready" } else { "" });
     if let Some(reason) = &status.reason {
@@ -236,9 +260,11 @@ fn one(status: &ContainerStatus) -> String {
 
 #[test]
 fn adoption_keeps_running_containers_and_restarts_lost_ones() {
-    let spec = json!({"containers": [{"name": "a", "image": "app:1"}, {"name": "b", "image": "app:1"}]});
+    let spec =
+        json!({"containers": [{"name": "a", "image": "app:1"}, {"name": "b", "image": "app:1"}]});
     let pod: Arc<Pod> = Arc::new(serde_json::from_value(pod(spec)).expect("a pod"));
-    let now = Now { wall: "2026-11-22T10:00:00Z".parse().expect("a time"), mono: Duration::from_secs(1) };
+    let now =
+        Now { wall: "2026-11-22T10:00:00Z".parse().expect("a time"), mono: Duration::from_secs(1) };
     let known = |name: &str, running: bool| Known {
         name: name.into(),
         attempt: 3,
@@ -254,7 +280,10 @@ fn adoption_keeps_running_containers_and_restarts_lost_ones() {
     let effects: Vec<String> = state.step(Input::Tick, now).iter().map(show).collect();
     assert_eq!(effects, ["mount", "forget b 2", "pull b"]);
     let status = status::compute(&state, &[], &PodStatus::default(), now.wall);
-    assert_eq!(summary(&status), "Running | a #3 running started ready | b #3 ended 137 ContainerStatusUnknown");
+    assert_eq!(
+        summary(&status),
+        "Running | a #3 running started ready | b #3 ended 137 ContainerStatusUnknown"
+    );
 }
 
 #[test]
@@ -262,7 +291,8 @@ fn a_lost_sandbox_makes_init_containers_run_again() {
     let spec = json!({"initContainers": [{"name": "i", "image": "app:1"}],
         "containers": [{"name": "a", "image": "app:1"}]});
     let pod: Arc<Pod> = Arc::new(serde_json::from_value(pod(spec)).expect("a pod"));
-    let now = Now { wall: "2026-11-22T10:00:00Z".parse().expect("a time"), mono: Duration::from_secs(1) };
+    let now =
+        Now { wall: "2026-11-22T10:00:00Z".parse().expect("a time"), mono: Duration::from_secs(1) };
     let ended = |name: &str, exit: Termination| Known {
         name: name.into(),
         attempt: 0,
