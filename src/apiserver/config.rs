@@ -66,6 +66,8 @@ pub struct Limits {
     /// Log, exec, attach and port-forward streams.
     pub streams: usize,
     pub connections: usize,
+    /// Bytes of large answers that clients have not taken yet, all together.
+    pub answer_bytes: usize,
     pub request_timeout: Duration,
     pub handshake_timeout: Duration,
 }
@@ -79,6 +81,7 @@ impl Default for Limits {
             watches: 2000,
             streams: 200,
             connections: 1000,
+            answer_bytes: 64 * 1024 * 1024,
             request_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(10),
         }

@@ -5,7 +5,10 @@
 //! how bytes are kept (`store` does). Objects stay encoded JSON from the store to the client wherever nobody selects.
 //! Start reading at `pipeline.rs`, then `registry/`.
 
-#![expect(clippy::result_large_err, reason = "an error is the answer to a request and is moved once or twice")]
+#![expect(
+    clippy::result_large_err,
+    reason = "an error is the answer to a request and is moved once or twice"
+)]
 
 mod answer;
 mod authn;

@@ -23,7 +23,8 @@ const HEADER_LIST_BYTES: u32 = 64 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Also how long an HTTP/1.1 connection may lie idle; Go clients close theirs after 90 seconds.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(100);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// A client that takes nothing for so long, though there is something to take, is cut off.

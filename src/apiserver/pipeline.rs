@@ -45,7 +45,7 @@ impl ApiServer {
         };
         let limit = self.config.limits.request_timeout;
         match tokio::time::timeout(limit, self.perform(&user, asked, body)).await {
-            Ok(response) => response,
+            Ok(response) => self.hold(response),
             Err(_) => answer::status_response(&Status::timeout(
                 "request did not complete within the allotted timeout",
             )),

@@ -4,11 +4,30 @@ use crate::answer::Result;
 use crate::expiry::Expiry;
 use crate::openapi::OpenApi;
 use crate::strategies::ServiceNetwork;
-use crate::{Config, Error, bootstrap};
+use crate::{Body, Config, Error, answer, bootstrap};
 use api::{Resource, Status, Strategy};
+use bytes::Bytes;
+use http::Response;
+use http_body_util::BodyExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+
+const KIB: usize = 1024;
+/// Smaller answers are not counted.
+const LARGE_ANSWER_KIB: usize = 64;
+
+/// Bytes that count until the connection has written them.
+struct Held {
+    bytes: Bytes,
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 /// An API server over one store. Dropping the last reference ends its tasks.
 pub struct ApiServer {
@@ -18,6 +37,8 @@ pub struct ApiServer {
     /// Held while addresses or ports of a Service are chosen.
     pub(crate) allocations: Arc<tokio::sync::Mutex<()>>,
     pub(crate) requests: Semaphore,
+    /// In KiB.
+    answers: Arc<Semaphore>,
     watches: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     events: Arc<Expiry>,
@@ -35,6 +56,7 @@ impl ApiServer {
             openapi: OpenApi::new(),
             allocations: Arc::default(),
             requests: Semaphore::new(config.limits.requests),
+            answers: Arc::new(Semaphore::new(config.limits.answer_bytes / KIB)),
             watches: Arc::new(Semaphore::new(config.limits.watches)),
             streams: Arc::new(Semaphore::new(config.limits.streams)),
             events: Arc::default(),
@@ -69,6 +91,31 @@ impl ApiServer {
 
     pub(crate) fn stream_permit(&self) -> Result<OwnedSemaphorePermit> {
         permit(&self.streams, "streams", self.config.limits.streams)
+    }
+
+    /// Counts a large answer until the client has taken it, and refuses it when too much waits already: a slow reader
+    /// of large lists would hold their memory.
+    pub(crate) fn hold(&self, response: Response<Body>) -> Response<Body> {
+        let size = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+        let kib = usize::try_from(size).unwrap_or(usize::MAX) / KIB;
+        if kib < LARGE_ANSWER_KIB {
+            return response;
+        }
+        // One answer alone always goes out.
+        let wanted =
+            u32::try_from(kib.min(self.config.limits.answer_bytes / KIB)).unwrap_or(u32::MAX);
+        match self.answers.clone().try_acquire_many_owned(wanted) {
+            Ok(permit) => {
+                let permit = Arc::new(permit);
+                let hold = move |bytes| Bytes::from_owner(Held { bytes, _permit: permit.clone() });
+                response
+                    .map(|body| body.map_frame(move |frame| frame.map_data(&hold)).boxed_unsync())
+            }
+            Err(_) => answer::status_response(&Status::too_many_requests(
+                "too many large answers wait for their readers, please try again later",
+                1,
+            )),
+        }
     }
 
     pub(crate) fn watches_free(&self) -> usize {

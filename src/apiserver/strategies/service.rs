@@ -90,6 +90,16 @@ pub(super) fn prepare_update(old: &Value, new: &mut Value) {
             }
         }
     }
+    // What only the old type had goes with it, unless the client changed it on purpose.
+    let exposing =
+        ["externalTrafficPolicy", "healthCheckNodePort"].map(|f| (f, exposes(&new_type)));
+    let balancing = ["allocateLoadBalancerNodePorts", "loadBalancerClass"]
+        .map(|f| (f, new_type == "LoadBalancer"));
+    for (field, kept) in exposing.into_iter().chain(balancing) {
+        if !kept && object::at(new, &["spec", field]) == object::at(old, &["spec", field]) {
+            object::remove(new, &["spec", field]);
+        }
+    }
     let old_ports = object::at(old, &["spec", "ports"]).cloned().unwrap_or_default();
     let Some(ports) =
         new.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut)

@@ -158,6 +158,29 @@ async fn too_much_at_once_is_refused() {
 }
 
 #[tokio::test]
+async fn large_answers_nobody_takes_are_counted() {
+    let limits = Limits { answer_bytes: 300 * 1024, ..Limits::default() };
+    let cluster = Cluster::start(limits, Dialer(None)).await;
+    let admin = cluster.pki.admin.clone();
+    let maps = "/api/v1/namespaces/default/configmaps";
+    // More than the buffers of both sockets take.
+    for n in 0..14 {
+        let body = format!(
+            r#"{{"metadata":{{"name":"big{n}"}},"data":{{"k":"{}"}}}}"#,
+            "x".repeat(1_000_000)
+        );
+        assert_eq!(ask(&cluster.server, "POST", maps, &body).await.0, 201);
+    }
+    let waiting = cluster.get(Some(&admin), "", maps).await;
+    assert_eq!(waiting.status(), 200);
+    assert_eq!(cluster.ask(Some(&admin), "", maps).await.0, 429);
+    assert_eq!(cluster.ask(Some(&admin), "", "/api/v1/namespaces/default").await.0, 200);
+    let (_, list) = json(waiting).await;
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(14));
+    cluster.end().await;
+}
+
+#[tokio::test]
 async fn watches_end_with_the_server() {
     let cluster = Cluster::start(Limits::default(), Dialer(None)).await;
     let admin = cluster.pki.admin.clone();
