@@ -10,6 +10,7 @@
 
 mod addresses;
 mod bridge;
+pub mod dns;
 mod error;
 mod links;
 mod masquerade;
