@@ -119,17 +119,30 @@ impl Transport for TlsTransport {
 type BoxResult<T> = std::result::Result<T, crate::BoxError>;
 
 impl Inner {
+    /// Sends a request; once more when it turns out that the connection ended before the request was on its way.
     async fn send(self: &Arc<Self>, request: Request<Bytes>) -> BoxResult<Response<Body>> {
         let (mut head, body) = request.into_parts();
         if let Some(value) = &self.authorization {
             head.headers.insert(http::header::AUTHORIZATION, value.clone());
         }
+        let again = Request::from_parts(head.clone(), body.clone());
+        match self.send_once(Request::from_parts(head, body)).await {
+            Err(error) if error.downcast_ref().is_some_and(hyper::Error::is_canceled) => {
+                self.send_once(again).await
+            }
+            result => result,
+        }
+    }
+
+    async fn send_once(self: &Arc<Self>, request: Request<Bytes>) -> BoxResult<Response<Body>> {
+        let (mut head, body) = request.into_parts();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         match self.sender().await? {
             Sender::H2(mut sender) => {
+                let authority = self.authority();
                 head.uri = Uri::builder()
                     .scheme("https")
-                    .authority(self.authority())
+                    .authority(authority)
                     .path_and_query(path)
                     .build()?;
                 let answer =
