@@ -40,7 +40,8 @@ pub fn decode(image: &[u8]) -> Result<Vec<(String, String)>, Error> {
         .take_while(|entry| !entry.is_empty())
         .map(|entry| {
             let text = String::from_utf8_lossy(entry);
-            let (name, value) = text.split_once('=').ok_or_else(|| Error::EnvironmentEntry(text.to_string()))?;
+            let (name, value) =
+                text.split_once('=').ok_or_else(|| Error::EnvironmentEntry(text.to_string()))?;
             Ok((name.to_owned(), value.to_owned()))
         })
         .collect()

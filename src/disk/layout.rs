@@ -37,7 +37,12 @@ impl Sizes {
 
     /// The partition table for these sizes.
     pub fn table(&self, disk_id: u32) -> Result<Mbr, Error> {
-        let rows = [(self.boot, KIND_FAT32), (self.root, KIND_LINUX), (self.root, KIND_LINUX), (self.data, KIND_LINUX)];
+        let rows = [
+            (self.boot, KIND_FAT32),
+            (self.root, KIND_LINUX),
+            (self.root, KIND_LINUX),
+            (self.data, KIND_LINUX),
+        ];
         let mut partitions = [None; 4];
         let mut start = FIRST_MIB;
         for (index, (entry, (size, kind))) in partitions.iter_mut().zip(rows).enumerate() {
@@ -45,7 +50,12 @@ impl Sizes {
                 let wrong = Error::Partition { number: index + 1, reason: "reaches beyond 2 TiB" };
                 u32::try_from(mib.saturating_mul(SECTORS_PER_MIB)).map_err(|_| wrong)
             };
-            *entry = Some(Partition { start: sectors(start)?, sectors: sectors(size)?, kind, bootable: index == 0 });
+            *entry = Some(Partition {
+                start: sectors(start)?,
+                sectors: sectors(size)?,
+                kind,
+                bootable: index == 0,
+            });
             start = start.saturating_add(size);
         }
         Ok(Mbr { disk_id, partitions })

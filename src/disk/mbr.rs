@@ -67,7 +67,10 @@ impl Mbr {
         for (index, partition) in self.partitions.iter().enumerate() {
             let Some(partition) = partition else { continue };
             let wrong = |reason| Error::Partition { number: index + 1, reason };
-            let range = (u64::from(partition.start), u64::from(partition.start) + u64::from(partition.sectors));
+            let range = (
+                u64::from(partition.start),
+                u64::from(partition.start) + u64::from(partition.sectors),
+            );
             if partition.sectors == 0 {
                 return Err(wrong("is empty"));
             }
@@ -94,7 +97,12 @@ fn entry(partition: Partition) -> [u8; ENTRY_LEN] {
 fn parse(bytes: &[u8]) -> Option<Partition> {
     let kind = *bytes.get(4)?;
     let bootable = *bytes.first()? == 0x80;
-    (kind != 0).then(|| Partition { start: little_endian(bytes, 8), sectors: little_endian(bytes, 12), kind, bootable })
+    (kind != 0).then(|| Partition {
+        start: little_endian(bytes, 8),
+        sectors: little_endian(bytes, 12),
+        kind,
+        bootable,
+    })
 }
 
 fn little_endian(bytes: &[u8], offset: usize) -> u32 {

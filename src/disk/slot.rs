@@ -76,13 +76,19 @@ impl Verity {
     #[must_use]
     pub fn table(&self, device: &str) -> String {
         let Verity { data_blocks, hash_start, root_hash, salt } = self;
-        format!("1 {device} {device} {BLOCK_LEN} {BLOCK_LEN} {data_blocks} {hash_start} sha256 {root_hash} {salt}")
+        format!(
+            "1 {device} {device} {BLOCK_LEN} {BLOCK_LEN} {data_blocks} {hash_start} sha256 {root_hash} {salt}"
+        )
     }
 }
 
 impl fmt::Display for Verity {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{},{},{},{}", self.data_blocks, self.hash_start, self.root_hash, self.salt)
+        write!(
+            formatter,
+            "{},{},{},{}",
+            self.data_blocks, self.hash_start, self.root_hash, self.salt
+        )
     }
 }
 
@@ -92,7 +98,9 @@ impl FromStr for Verity {
     fn from_str(text: &str) -> Result<Verity, Error> {
         let wrong = |reason| Error::Verity { text: text.to_owned(), reason };
         let parts: Vec<&str> = text.split(',').collect();
-        let [data, hash, root, salt] = parts.as_slice() else { return Err(wrong("not four fields")) };
+        let [data, hash, root, salt] = parts.as_slice() else {
+            return Err(wrong("not four fields"));
+        };
         let data_blocks: u64 = data.parse().map_err(|_| wrong("data blocks are not a number"))?;
         let hash_start: u64 = hash.parse().map_err(|_| wrong("hash start is not a number"))?;
         if data_blocks == 0 || hash_start < data_blocks {
@@ -104,7 +112,12 @@ impl FromStr for Verity {
         if salt.is_empty() || salt.len() > SALT_HEX_MAX || !is_hex(salt) {
             return Err(wrong("salt is not hex"));
         }
-        Ok(Verity { data_blocks, hash_start, root_hash: (*root).to_owned(), salt: (*salt).to_owned() })
+        Ok(Verity {
+            data_blocks,
+            hash_start,
+            root_hash: (*root).to_owned(),
+            salt: (*salt).to_owned(),
+        })
     }
 }
 

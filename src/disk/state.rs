@@ -55,7 +55,8 @@ impl State {
         let order = find("order")?;
         let first = order.split(' ').next().unwrap_or_default().parse();
         Ok(State {
-            first: first.map_err(|_| Error::StateValue { name: "order", value: order.to_owned() })?,
+            first: first
+                .map_err(|_| Error::StateValue { name: "order", value: order.to_owned() })?,
             a_left: count("a_left", find("a_left")?)?,
             b_left: count("b_left", find("b_left")?)?,
         })

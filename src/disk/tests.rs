@@ -25,14 +25,20 @@ fn every_flipped_bit_of_an_environment_is_noticed() {
     for bit in 0..256 {
         let mut broken = image.clone();
         broken[bit / 8] ^= 1 << (bit % 8);
-        assert!(matches!(environment::decode(&broken), Err(Error::EnvironmentChecksum { .. })), "bit {bit}");
+        assert!(
+            matches!(environment::decode(&broken), Err(Error::EnvironmentChecksum { .. })),
+            "bit {bit}"
+        );
     }
     assert_eq!(environment::decode(&[1, 2]), Err(Error::EnvironmentTooShort(2)));
 }
 
 #[test]
 fn an_environment_that_does_not_fit_is_refused() {
-    assert!(matches!(environment::encode(&[("a", "bcdef")], 8), Err(Error::EnvironmentTooLarge { .. })));
+    assert!(matches!(
+        environment::encode(&[("a", "bcdef")], 8),
+        Err(Error::EnvironmentTooLarge { .. })
+    ));
     assert!(environment::encode(&[("a=b", "c")], 64).is_err());
 }
 
@@ -45,7 +51,9 @@ fn a_confirmed_slot_comes_first_with_all_its_starts() {
 
 #[test]
 fn a_state_with_nonsense_is_refused() {
-    let check = |entries: &[(&str, &str)]| State::decode(&environment::encode(entries, 128).unwrap()).unwrap_err();
+    let check = |entries: &[(&str, &str)]| {
+        State::decode(&environment::encode(entries, 128).unwrap()).unwrap_err()
+    };
     assert_eq!(check(&[("order", "a b")]), Error::StateMissing("a_left"));
     let value = "12".to_owned();
     assert_eq!(
@@ -91,7 +99,14 @@ fn a_verity_description_is_checked() {
     assert_eq!(verity.sectors(), 800);
     let table = format!("1 /dev/x /dev/x 4096 4096 100 101 sha256 {} 00ff", "ab".repeat(32));
     assert_eq!(verity.table("/dev/x"), table);
-    for wrong in ["", "1,2,3", "9,8,ab,00", "1,1,zz,00", &text.replace("00ff", ""), &text.replace("100,", "x,")] {
+    for wrong in [
+        "",
+        "1,2,3",
+        "9,8,ab,00",
+        "1,1,zz,00",
+        &text.replace("00ff", ""),
+        &text.replace("100,", "x,"),
+    ] {
         assert!(wrong.parse::<Verity>().is_err(), "{wrong}");
     }
 }

@@ -1,1 +1,60 @@
-//! init
+//! PID 1 of the appliance: brings the machine up, keeps the node running, takes the machine down.
+//!
+//! [`stage1`] runs from the initramfs: it verifies and mounts the root and hands over. [`main`] then is PID 1: the
+//! table of [`phases`] brings the machine up, [`supervisor`] decides when which [`service`] is (re)started, [`pid1`]
+//! is the loop that never ends. Parsing of what strangers send (DHCP, the host port) happens in child processes of
+//! the same binary, never in PID 1.
+//! This crate knows no Kubernetes: the node is a command line, and whether it is healthy is a TCP port that accepts.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
+use std::path::PathBuf;
+
+mod boot_disk;
+mod cmdline;
+mod console;
+mod dhcp;
+mod error;
+mod host_port;
+mod mounts;
+mod network;
+mod phases;
+mod pid1;
+mod power;
+mod service;
+mod settings;
+mod slots;
+mod spool;
+pub mod stage1;
+mod supervisor;
+mod time;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::Error;
+
+/// What the binary tells PID 1 about itself.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Shown on the console.
+    pub version: String,
+    /// The binary to start the node, the network and the host port with.
+    pub binary: PathBuf,
+}
+
+/// Runs the role the arguments name: PID 1 when there is none. Never returns.
+///
+/// Call it when the process is PID 1 or when `argv[0]` ends with `init`.
+pub fn main(config: Config) -> ! {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next().as_deref() {
+        Some(network::ROLE) => std::process::exit(network::main(arguments.next())),
+        Some(host_port::ROLE) => std::process::exit(host_port::main(arguments.next())),
+        _ if std::process::id() == 1 => pid1::run(config),
+        _ => {
+            eprintln!("init runs as PID 1 only");
+            std::process::exit(2)
+        }
+    }
+}

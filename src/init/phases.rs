@@ -1,0 +1,197 @@
+//! Bringing the machine up: a table of phases, run in order; each says on the console when it fails.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use disk::layout;
+use nix::mount::MsFlags;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_settime};
+
+use crate::Error;
+use crate::boot_disk;
+use crate::cmdline::CommandLine;
+use crate::console::Console;
+use crate::mounts::{self, EARLY, LATE};
+use crate::settings::Settings;
+use crate::time::pause;
+
+/// Where the boot partition is mounted, read-only but for moments.
+pub(crate) const BOOT: &str = "/boot";
+/// Where the data partition is mounted.
+pub(crate) const DATA: &str = "/var/lib/copepod";
+const MODULES: &str = "/usr/lib/copepod/modules";
+const PRELOADED: &str = "/usr/share/copepod/images";
+const IMPORT_DIR: &str = "agent/images";
+const CGROUPS: &str = "/sys/fs/cgroup";
+const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+const FAILURE_PAUSE: Duration = Duration::from_secs(10);
+
+/// Kernel settings a container host needs, and a restart instead of a standstill after a kernel panic.
+const SYSCTLS: &[(&str, &str)] = &[
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/keys/root_maxbytes", "25000000"),
+    ("vm/overcommit_memory", "1"),
+    ("fs/inotify/max_user_instances", "512"),
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    ("net/bridge/bridge-nf-call-iptables", "1"),
+    ("net/bridge/bridge-nf-call-ip6tables", "1"),
+];
+
+/// What the phases find out for those after them.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) console: Console,
+    pub(crate) command_line: Option<CommandLine>,
+    pub(crate) settings: Settings,
+}
+
+struct Phase {
+    name: &'static str,
+    run: fn(&mut Machine) -> Result<(), Error>,
+    /// Without it nothing can work: restart, so that the boot loader may come to the other slot.
+    required: bool,
+}
+
+const fn phase(
+    name: &'static str,
+    required: bool,
+    run: fn(&mut Machine) -> Result<(), Error>,
+) -> Phase {
+    Phase { name, run, required }
+}
+
+const PHASES: &[Phase] = &[
+    phase("kernel file systems", true, |_| mounts::apply(EARLY).and_then(|()| mounts::apply(LATE))),
+    phase("modules", false, modules),
+    phase("cgroups", true, |_| cgroups()),
+    phase("boot partition", false, boot_partition),
+    phase("data partition", true, data_partition),
+    phase("settings", false, settings),
+    phase("clock", false, clock),
+    phase("host name", false, host_name),
+    phase("kernel settings", false, sysctls),
+    phase("loopback", false, |_| sys::namespace::loopback_up().map_err(Error::call("bring lo up"))),
+    phase("preloaded images", false, |_| preloaded_images()),
+];
+
+/// Runs all phases.
+pub(crate) fn run() -> Machine {
+    // The console exists once devtmpfs is there; stage 1 has mounted it, and opening again does no harm.
+    let _ = mounts::apply(EARLY);
+    let (settings, _) = Settings::read();
+    let mut machine =
+        Machine { console: Console::open(), command_line: CommandLine::read().ok(), settings };
+    for phase in PHASES {
+        let Err(error) = (phase.run)(&mut machine) else { continue };
+        machine.console.say("init", &format!("{} failed: {error}", phase.name));
+        if phase.required {
+            machine.console.say("init", "cannot go on without it, restarting");
+            pause(FAILURE_PAUSE);
+            let result = sys::machine::restart();
+            machine.console.say("init", &format!("restart failed: {result:?}"));
+        }
+    }
+    machine
+}
+
+fn modules(machine: &mut Machine) -> Result<(), Error> {
+    let path = Path::new(MODULES).join("order");
+    let order = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    let mut failed = 0;
+    for name in order.lines() {
+        if let Err(error) = sys::module::load(&Path::new(MODULES).join(name)) {
+            machine.console.say("init", &format!("module {name}: {error}"));
+            failed += 1;
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(Error::Several(failed)) }
+}
+
+fn cgroups() -> Result<(), Error> {
+    let path = Path::new(CGROUPS).join("cgroup.controllers");
+    let available = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    let wanted =
+        CONTROLLERS.iter().filter(|name| available.split_whitespace().any(|word| word == **name));
+    let line = wanted.map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
+    let path = Path::new(CGROUPS).join("cgroup.subtree_control");
+    fs::write(&path, line).map_err(Error::file("write", &path))
+}
+
+fn boot_partition(machine: &mut Machine) -> Result<(), Error> {
+    let device = boot_disk::partition(disk_of(machine)?, layout::BOOT)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mounts::partition(&device, BOOT, "vfat", flags)
+}
+
+fn data_partition(machine: &mut Machine) -> Result<(), Error> {
+    let device = boot_disk::partition(disk_of(machine)?, layout::DATA)?;
+    mounts::partition(&device, DATA, "ext4", MsFlags::MS_NOATIME)
+}
+
+fn disk_of(machine: &Machine) -> Result<u32, Error> {
+    let command_line = machine.command_line.as_ref();
+    command_line.map(|line| line.disk).ok_or(Error::CommandLine("copepod.disk"))
+}
+
+fn settings(machine: &mut Machine) -> Result<(), Error> {
+    let (settings, problems) = Settings::read();
+    machine.settings = settings;
+    for problem in &problems {
+        machine.console.say("init", &format!("{problem}; the file is ignored"));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Error::Several(problems.len())) }
+}
+
+/// A board without a battery-backed clock starts in 1970: certificates need at least the time of the build.
+fn clock(machine: &mut Machine) -> Result<(), Error> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let floor = Duration::from_secs(machine.settings.clock_floor);
+    if now >= floor {
+        return Ok(());
+    }
+    clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(floor))
+        .map_err(Error::call("set the clock"))
+}
+
+fn host_name(machine: &mut Machine) -> Result<(), Error> {
+    nix::unistd::sethostname(&machine.settings.hostname).map_err(Error::call("set the host name"))
+}
+
+fn sysctls(machine: &mut Machine) -> Result<(), Error> {
+    let mut failed = 0;
+    for (name, value) in SYSCTLS {
+        let path = Path::new("/proc/sys").join(name);
+        if let Err(error) = fs::write(&path, value) {
+            machine.console.say("init", &format!("write {}: {error}", path.display()));
+            failed += 1;
+        }
+    }
+    if failed == 0 { Ok(()) } else { Err(Error::Several(failed)) }
+}
+
+/// Puts the archives of the image where the node imports from. They belong to the slot, so a new slot's replace them.
+fn preloaded_images() -> Result<(), Error> {
+    let target = Path::new(DATA).join(IMPORT_DIR);
+    fs::create_dir_all(&target).map_err(Error::file("create", &target))?;
+    let source = Path::new(PRELOADED);
+    let entries = match fs::read_dir(source) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(Error::file("read", source))?,
+    };
+    for entry in entries.flatten() {
+        let path = target.join(entry.file_name());
+        let same = |size: u64| fs::metadata(&path).is_ok_and(|there| there.len() == size);
+        if entry.metadata().is_ok_and(|data| same(data.len())) {
+            continue;
+        }
+        let bytes = fs::read(entry.path()).map_err(Error::file("read", &entry.path()))?;
+        sys::atomic_write(&path, &bytes, 0o644).map_err(Error::file("write", &path))?;
+    }
+    Ok(())
+}

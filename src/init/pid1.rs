@@ -1,0 +1,369 @@
+//! The loop of PID 1: start what is due, wait for something to happen, reap, report; and the end of the machine.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::reboot::set_cad_enabled;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use sys::machine::Watchdog;
+
+use crate::phases::{self, Machine};
+use crate::power::{self, Ending};
+use crate::service::{Description, Service};
+use crate::supervisor::State;
+use crate::{Config, host_port, mounts, network, slots, time};
+
+const SIGNALS: [Signal; 6] = [
+    Signal::SIGCHLD,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGPWR,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+const WATCHDOG: &str = "/dev/watchdog0";
+const WATCHDOG_SECONDS: u32 = 60;
+const TURN_MAX: Duration = Duration::from_secs(10);
+/// The node waits this long for an address, then starts without one.
+const NETWORK_WAIT: Duration = Duration::from_secs(30);
+const HEALTH_STEP: Duration = Duration::from_secs(2);
+const HEALTH_CONNECT: Duration = Duration::from_millis(500);
+/// The node must have been up this long before its slot counts as good.
+const STEADY_SERVER: Duration = Duration::from_secs(10);
+const STEADY_AGENT: Duration = Duration::from_secs(60);
+const NODE_GRACE: Duration = Duration::from_secs(30);
+const CHILD_GRACE: Duration = Duration::from_secs(2);
+/// What the node leaves behind (containers) gets this long after TERM and after KILL.
+const REST_TERM: Duration = Duration::from_secs(5);
+const REST_KILL: Duration = Duration::from_secs(5);
+
+struct Pid1 {
+    machine: Machine,
+    services: Vec<Service>,
+    signals: Option<SignalFd>,
+    keys: Vec<File>,
+    watchdog: Option<Watchdog>,
+    ending: Option<Ending>,
+    confirmed: bool,
+    health_at: Instant,
+}
+
+/// PID 1: brings the machine up, keeps it, takes it down. Never returns.
+pub(crate) fn run(config: Config) -> ! {
+    let signals = block_signals();
+    let mut machine = phases::run();
+    machine
+        .console
+        .say("init", &format!("copepod {} on slot {}", config.version, slot_name(&machine)));
+    let services = services(&config, &mut machine);
+    let watchdog =
+        Watchdog::open(Path::new(WATCHDOG), WATCHDOG_SECONDS).ok().map(|(watchdog, _)| watchdog);
+    let health_at = Instant::now() + HEALTH_STEP;
+    let mut pid1 = Pid1 {
+        machine,
+        services,
+        signals,
+        keys: Vec::new(),
+        watchdog,
+        ending: None,
+        confirmed: false,
+        health_at,
+    };
+    loop {
+        let now = Instant::now();
+        pid1.start_due(now);
+        pid1.turn(pid1.until_next(now));
+        pid1.check_health(Instant::now());
+        if let Some(ending) = pid1.ending {
+            pid1.end(ending);
+            // Reached only when the kernel refuses: go on as if nobody had asked.
+            pid1.ending = None;
+        }
+    }
+}
+
+/// Signals come through a descriptor; without one PID 1 still supervises, it just looks less often.
+fn block_signals() -> Option<SignalFd> {
+    let mask: SigSet = SIGNALS.into_iter().collect();
+    let _ = mask.thread_block();
+    let _ = set_cad_enabled(false);
+    SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).ok()
+}
+
+fn slot_name(machine: &Machine) -> &'static str {
+    machine.command_line.as_ref().map_or("?", |line| line.slot.name())
+}
+
+fn services(config: &Config, machine: &mut Machine) -> Vec<Service> {
+    let now = Instant::now();
+    let settings = &machine.settings;
+    let describe = |name, arguments: Vec<String>, oom_score, grace| Description {
+        name,
+        program: config.binary.clone().into(),
+        called: if name == "node" { "copepod" } else { "copepod-init" },
+        arguments,
+        oom_score,
+        grace,
+    };
+    let role = |role: &str, argument: Option<String>| {
+        std::iter::once(role.to_owned()).chain(argument).collect::<Vec<_>>()
+    };
+    let mut rows = vec![
+        (describe("node", settings.node.clone(), -900, NODE_GRACE), now + NETWORK_WAIT),
+        (
+            describe("network", role(network::ROLE, settings.interface.clone()), -950, CHILD_GRACE),
+            now,
+        ),
+    ];
+    if settings.host_port {
+        let path = settings.kubeconfig.to_string_lossy().into_owned();
+        rows.push((describe("host-port", role(host_port::ROLE, Some(path)), 0, CHILD_GRACE), now));
+    }
+    let mut services = Vec::new();
+    for (description, at) in rows {
+        let name = description.name;
+        match Service::new(description, at) {
+            Ok(service) => services.push(service),
+            Err(error) => {
+                machine.console.say("init", &format!("{name} cannot be supervised: {error}"))
+            }
+        }
+    }
+    services
+}
+
+impl Pid1 {
+    fn say(&mut self, text: &str) {
+        self.machine.console.say("init", text);
+    }
+
+    /// Starts every service whose time has come.
+    fn start_due(&mut self, now: Instant) {
+        let online = self
+            .services
+            .iter()
+            .any(|service| service.description.name == "network" && service.ready);
+        for service in &mut self.services {
+            let name = service.description.name;
+            if online && name == "node" {
+                service.supervisor.release(now);
+            }
+            if service.supervisor.start_at().is_none_or(|at| at > now) {
+                continue;
+            }
+            match service.start(now) {
+                Ok(pid) => {
+                    self.machine.console.say("init", &format!("{name} started as process {pid}"))
+                }
+                Err(error) => {
+                    let delay = service.supervisor.ended(now).unwrap_or_default();
+                    let text = format!(
+                        "{name} cannot be started: {error}; next try in {} s",
+                        delay.as_secs()
+                    );
+                    self.machine.console.say("init", &text);
+                }
+            }
+        }
+    }
+
+    fn until_next(&self, now: Instant) -> Duration {
+        let starts = self.services.iter().filter_map(|service| service.supervisor.start_at());
+        let health = (!self.confirmed).then_some(self.health_at);
+        let next = starts.chain(health).min();
+        next.map_or(TURN_MAX, |next| next.saturating_duration_since(now)).min(TURN_MAX)
+    }
+
+    /// Waits until something happens or `limit` has passed, and deals with it.
+    fn turn(&mut self, limit: Duration) {
+        if let Some(watchdog) = &mut self.watchdog {
+            let _ = watchdog.feed();
+        }
+        if self.keys.is_empty() && self.ending.is_none() {
+            // Drivers may find their keys some time after they are loaded.
+            self.keys = power::key_devices();
+        }
+        let sources = self.signals.iter().map(AsFd::as_fd);
+        let outputs = self.services.iter().map(|service| service.output().as_fd());
+        let sources = sources.chain(outputs).chain(self.keys.iter().map(AsFd::as_fd));
+        let mut fds: Vec<PollFd<'_>> =
+            sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        // One millisecond more than asked for: a timeout rounded down would spin until the deadline.
+        let limit = limit + Duration::from_millis(1);
+        let _ = poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
+        self.read_outputs();
+        self.read_keys();
+        self.read_signals();
+        self.reap();
+    }
+
+    fn read_outputs(&mut self) {
+        for service in &mut self.services {
+            for line in service.drain() {
+                self.machine.console.say(service.description.name, &line);
+            }
+        }
+    }
+
+    fn read_keys(&mut self) {
+        let mut pressed = false;
+        // A device that fails is gone: keeping it would end every poll at once.
+        self.keys.retain_mut(|key| {
+            let mut events = [0; 16 * power::EVENT_LEN];
+            match key.read(&mut events) {
+                Ok(0) => false,
+                Ok(read) => {
+                    pressed |= power::has_power_key(events.get(..read).unwrap_or_default());
+                    true
+                }
+                Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+            }
+        });
+        if pressed {
+            self.ending = Some(Ending::PowerOff);
+        }
+    }
+
+    fn read_signals(&mut self) {
+        let Some(signals) = &self.signals else { return };
+        while let Ok(Some(info)) = signals.read_signal() {
+            let signal =
+                i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+            self.ending = signal.and_then(Ending::of_signal).or(self.ending);
+        }
+    }
+
+    /// Collects every process that ended, ours and orphans. Returns false when there is none left at all.
+    fn reap(&mut self) -> bool {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => {
+                    self.ended(pid, &format!("ended with code {code}"))
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    self.ended(pid, &format!("was killed by {signal}"))
+                }
+                Ok(WaitStatus::StillAlive) => return true,
+                Err(Errno::ECHILD) => return false,
+                Err(Errno::EINTR) | Ok(_) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn ended(&mut self, pid: Pid, how: &str) {
+        let now = Instant::now();
+        let mut services = self.services.iter_mut();
+        let Some(service) = services.find(|service| service.supervisor.pid() == Some(pid.as_raw()))
+        else {
+            return;
+        };
+        service.ready = false;
+        let name = service.description.name;
+        let next = service.supervisor.ended(now);
+        let next =
+            next.map_or(String::new(), |delay| format!("; next start in {} s", delay.as_secs()));
+        self.say(&format!("{name} {how}{next}"));
+    }
+
+    /// Once the node is healthy, tells the boot loader that this slot is good.
+    fn check_health(&mut self, now: Instant) {
+        if self.confirmed || now < self.health_at {
+            return;
+        }
+        self.health_at = now + HEALTH_STEP;
+        let Some(slot) = self.machine.command_line.as_ref().map(|line| line.slot) else { return };
+        if !self.is_healthy(now) {
+            return;
+        }
+        self.confirmed = true;
+        match slots::confirm(slot) {
+            Ok(()) => self.say(&format!("slot {slot} started healthily")),
+            Err(error) => self.say(&format!("slot {slot} cannot be marked good: {error}")),
+        }
+    }
+
+    fn is_healthy(&self, now: Instant) -> bool {
+        let port = self.machine.settings.health_port;
+        let steady = if port.is_some() { STEADY_SERVER } else { STEADY_AGENT };
+        let node = self.services.iter().find(|service| service.description.name == "node");
+        let up = node.is_some_and(|node| match node.supervisor.state() {
+            State::Running { since, .. } => now.saturating_duration_since(since) >= steady,
+            State::Waiting(_) | State::Stopped => false,
+        });
+        let accepts = |port: u16| {
+            TcpStream::connect_timeout(
+                &SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                HEALTH_CONNECT,
+            )
+            .is_ok()
+        };
+        up && port.is_none_or(accepts)
+    }
+
+    /// Ends the services, then everything else, then the file systems, then the machine.
+    fn end(&mut self, ending: Ending) {
+        self.say(&format!("{ending:?} asked for"));
+        for index in 0..self.services.len() {
+            self.end_service(index);
+        }
+        self.signal_rest(Signal::SIGTERM, REST_TERM);
+        self.signal_rest(Signal::SIGKILL, REST_KILL);
+        self.keys.clear();
+        nix::unistd::sync();
+        for failure in mounts::teardown() {
+            self.say(&format!("unmount {failure}"));
+        }
+        self.say(if ending == Ending::PowerOff { "power off" } else { "restart" });
+        let result = match ending {
+            Ending::PowerOff => {
+                let _ = self.watchdog.take().map(Watchdog::disarm);
+                sys::machine::power_off()
+            }
+            Ending::Restart => sys::machine::restart(),
+        };
+        self.say(&format!("the kernel refused: {result:?}"));
+        time::pause(Duration::from_secs(10));
+    }
+
+    fn end_service(&mut self, index: usize) {
+        let Some(service) = self.services.get_mut(index) else { return };
+        let limit = Instant::now() + service.description.grace;
+        let Some(pid) = service.supervisor.stop() else { return };
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        self.wait_until(limit, |pid1, _| {
+            pid1.services.get(index).is_none_or(|service| service.supervisor.pid().is_none())
+        });
+        if self.services.get(index).is_some_and(|service| service.supervisor.pid().is_some()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+
+    /// Signals every process but ourselves and waits until none is left.
+    fn signal_rest(&mut self, signal: Signal, limit: Duration) {
+        if self.reap() {
+            let _ = kill(Pid::from_raw(-1), signal);
+            self.wait_until(Instant::now() + limit, |_, some_left| !some_left);
+        }
+    }
+
+    fn wait_until(&mut self, limit: Instant, done: impl Fn(&Pid1, bool) -> bool) {
+        loop {
+            let left = limit.saturating_duration_since(Instant::now());
+            let some_left = self.reap();
+            if left.is_zero() || done(self, some_left) {
+                return;
+            }
+            self.turn(left.min(Duration::from_millis(200)));
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The initramfs' /init.
+
+fn main() {
+    init::stage1::run()
+}

@@ -1,0 +1,4 @@
+//! Checks of what PID 1 decides.
+
+mod dhcp;
+mod machine;

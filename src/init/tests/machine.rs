@@ -1,0 +1,159 @@
+//! Restarts, settings, command line, mounts, keys, the host port.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use disk::slot::Slot;
+use nix::sys::signal::Signal;
+
+use crate::cmdline::CommandLine;
+use crate::host_port::{Answer, answer};
+use crate::mounts::teardown_order;
+use crate::power::{EVENT_LEN, Ending, has_power_key};
+use crate::settings::{parse, resolve};
+use crate::supervisor::{State, Supervisor};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn restarts_back_off_up_to_a_minute() {
+    let mut now = Instant::now();
+    let mut service = Supervisor::new(now);
+    let mut delays = Vec::new();
+    for _ in 0..9 {
+        service.started(7, now);
+        let delay = service.ended(now).unwrap();
+        assert_eq!(service.start_at(), Some(now + delay));
+        delays.push(delay.as_secs());
+        now += delay;
+    }
+    assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+}
+
+#[test]
+fn a_long_run_makes_restarts_quick_again() {
+    let now = Instant::now();
+    let mut service = Supervisor::new(now);
+    service.ended(now);
+    service.ended(now);
+    service.started(7, now);
+    assert_eq!(service.ended(now + 121 * SECOND), Some(SECOND));
+}
+
+#[test]
+fn a_stopped_service_stays_down() {
+    let now = Instant::now();
+    let mut running = Supervisor::new(now);
+    running.started(7, now);
+    assert_eq!(running.stop(), Some(7));
+    assert_eq!(running.ended(now), None);
+    assert_eq!(running.state(), State::Stopped);
+    let mut waiting = Supervisor::new(now);
+    assert_eq!(waiting.stop(), None);
+    assert_eq!(waiting.start_at(), None);
+}
+
+#[test]
+fn only_a_first_start_is_brought_forward() {
+    let now = Instant::now();
+    let mut service = Supervisor::new(now + 30 * SECOND);
+    service.release(now);
+    assert_eq!(service.start_at(), Some(now));
+    service.started(7, now);
+    service.ended(now);
+    service.release(now);
+    assert_eq!(service.start_at(), Some(now + SECOND));
+}
+
+#[test]
+fn the_command_line_is_read_like_the_kernel_does() {
+    let verity = format!("10,10,{},00", "0a".repeat(32));
+    let text = format!(
+        "quiet copepod.slot=a copepod.disk=43504f44 copepod.verity={verity} copepod.slot=b\n"
+    );
+    let line = CommandLine::parse(&text).unwrap();
+    assert_eq!((line.slot, line.disk, line.verity.to_string()), (Slot::B, 0x4350_4f44, verity));
+    let error = CommandLine::parse("copepod.slot=c copepod.disk=1").unwrap_err();
+    assert_eq!(error.to_string(), "kernel command line has no valid copepod.slot");
+}
+
+#[test]
+fn the_owner_overrides_the_image() {
+    let image = parse("hostname: board\nbuild-epoch: 5\nhost-port: true\nargs: [--a]\n").unwrap();
+    let owner = parse("hostname: kitchen\nargs: [--b]\n").unwrap();
+    let settings = resolve(image.clone(), owner);
+    assert_eq!(settings.hostname, "kitchen");
+    assert_eq!(
+        (settings.clock_floor, settings.host_port, settings.health_port),
+        (5, true, Some(6443))
+    );
+    let node = "server --data-dir /var/lib/copepod --write-kubeconfig /var/lib/copepod/kubeconfig.yaml --a --b";
+    assert_eq!(settings.node.join(" "), node);
+    let agent = resolve(image, parse("role: agent\nargs: [--server, https://x:6443]").unwrap());
+    assert_eq!(
+        agent.node.join(" "),
+        "agent --data-dir /var/lib/copepod --a --server https://x:6443"
+    );
+    assert_eq!(agent.health_port, None);
+}
+
+#[test]
+fn wrong_settings_say_what_is_wrong() {
+    assert!(parse("hostnam: x").unwrap_err().contains("hostnam"));
+    assert!(parse("hostname: -x").unwrap_err().contains("not a host name"));
+    assert!(parse("role: king").is_err());
+    assert!(parse("args: 1").is_err());
+    assert!(parse("").is_ok());
+}
+
+#[test]
+fn the_kernels_file_systems_and_the_root_stay_mounted() {
+    let points = [
+        "/var/lib/copepod/x",
+        "/sys/fs/cgroup",
+        "/var/lib/copepod",
+        "/boot",
+        "/tmp",
+        "/run",
+        "/dev",
+        "/",
+    ];
+    let order = teardown_order(&points.map(PathBuf::from));
+    assert_eq!(
+        order,
+        ["/var/lib/copepod/x", "/var/lib/copepod", "/boot", "/tmp"].map(PathBuf::from)
+    );
+}
+
+#[test]
+fn the_power_key_is_seen_among_other_events() {
+    let event = |kind: u16, code: u16, value: u32| {
+        let mut bytes = vec![9; EVENT_LEN - 8];
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(code.to_ne_bytes());
+        bytes.extend(value.to_ne_bytes());
+        bytes
+    };
+    assert!(has_power_key(&[event(1, 30, 1), event(1, 116, 1), event(0, 0, 0)].concat()));
+    assert!(!has_power_key(&[event(1, 116, 0), event(2, 116, 1)].concat()));
+    assert!(!has_power_key(event(1, 116, 1).split_at(1).1));
+}
+
+#[test]
+fn signals_name_the_ending() {
+    assert_eq!(Ending::of_signal(Signal::SIGTERM), Some(Ending::PowerOff));
+    assert_eq!(Ending::of_signal(Signal::SIGINT), Some(Ending::Restart));
+    assert_eq!(Ending::of_signal(Signal::SIGCHLD), None);
+}
+
+#[test]
+fn the_host_port_answers_what_it_knows() {
+    let kubeconfig = || b"apiVersion: v1\n".to_vec();
+    assert_eq!(answer("kubeconfig", kubeconfig).bytes, b"kubeconfig 15\napiVersion: v1\n");
+    assert_eq!(answer("kubeconfig", Vec::new).bytes, b"kubeconfig 0\n");
+    assert_eq!(
+        answer("poweroff", kubeconfig),
+        Answer { bytes: b"ok\n".into(), signal: Some(Signal::SIGTERM) }
+    );
+    assert_eq!(answer("rm -rf /", kubeconfig).signal, None);
+}

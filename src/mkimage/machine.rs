@@ -1,0 +1,445 @@
+//! QEMU as a board: starts it, follows its console, talks to its host port, ends it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::RunArgs;
+use crate::board::{Board, Qemu};
+use crate::host_port::{HostPort, for_host};
+use crate::kubectl::{Kubectl, pause};
+use crate::recipe::{copy_sparse, image_path};
+use crate::show::{seconds, step};
+use crate::tools;
+
+const API_PORT: u16 = 6443;
+const STEP: Duration = Duration::from_millis(250);
+/// Emulation on a loaded machine is slow: these bound a hang, they are no aim.
+pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(420);
+pub(crate) const POD_LIMIT: Duration = Duration::from_secs(180);
+const END_LIMIT: Duration = Duration::from_secs(90);
+const MONITOR_LIMIT: Duration = Duration::from_secs(10);
+/// Longest path a Unix socket can have.
+const SOCKET_PATH_MAX: usize = 100;
+const BAD_WORDS: [&str; 5] = [
+    "Kernel panic",
+    "panicked at",
+    "Unable to handle kernel",
+    "Internal error: Oops",
+    "Call trace:",
+];
+
+pub(crate) struct Machine {
+    child: Child,
+    console: Console,
+    sockets: tempfile::TempDir,
+    forward: u16,
+}
+
+/// Where a machine keeps its disk and its console log.
+pub(crate) struct Place {
+    pub(crate) disk: PathBuf,
+    pub(crate) log: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new(dir: &Path) -> Result<Place> {
+        fs::create_dir_all(dir)?;
+        Ok(Place { disk: dir.join("disk.img"), log: dir.join("console.log") })
+    }
+
+    /// Makes the disk from the image unless there is one that is newer.
+    pub(crate) fn prepare(&self, image: &Path, fresh: bool) -> Result<()> {
+        ensure!(
+            image.is_file(),
+            "{} does not exist; build it with: make image BOARD=...",
+            image.display()
+        );
+        let built = fs::metadata(image)?.modified()?;
+        if !fresh
+            && fs::metadata(&self.disk)
+                .and_then(|data| data.modified())
+                .is_ok_and(|used| used > built)
+        {
+            println!(
+                "Going on with the disk of the last run ({}); --fresh starts anew",
+                self.disk.display()
+            );
+            return Ok(());
+        }
+        let mut disk = File::create(&self.disk)?;
+        copy_sparse(image, &mut disk)?;
+        disk.set_len(fs::metadata(image)?.len())?;
+        Ok(())
+    }
+}
+
+impl Machine {
+    /// Starts the board on the place's disk, with its API server at `127.0.0.1:forward`.
+    pub(crate) fn start(board: &Board, place: &Place, forward: u16, echo: bool) -> Result<Machine> {
+        let qemu =
+            board.qemu.as_ref().with_context(|| format!("board {} has no emulation", board.id))?;
+        tools::check(&[(qemu.program.as_str(), "qemu-system-arm")])?;
+        ensure!(
+            Path::new(&qemu.bios).exists(),
+            "{} is missing\ninstall it with: apt-get install u-boot-qemu",
+            qemu.bios
+        );
+        if TcpListener::bind(("127.0.0.1", forward)).is_err() {
+            bail!("port {forward} of this machine is in use; choose another with --forward");
+        }
+        let sockets = tempfile::Builder::new().prefix("copepod-").tempdir()?;
+        ensure!(
+            sockets.path().as_os_str().len() < SOCKET_PATH_MAX,
+            "the path of TMPDIR is too long for a socket"
+        );
+        // QEMU truncates the log; start following from its beginning.
+        fs::write(&place.log, "")?;
+        let mut command = command(qemu, place, sockets.path(), forward);
+        let child = command
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| format!("start {}", qemu.program))?;
+        let console = Console {
+            path: place.log.clone(),
+            position: 0,
+            rest: String::new(),
+            unsearched: Vec::new(),
+            echo,
+        };
+        Ok(Machine { child, console, sockets, forward })
+    }
+
+    pub(crate) fn log(&self) -> &Path {
+        &self.console.path
+    }
+
+    /// Follows the console until a line contains `text`; lines up to the last one found do not count again.
+    pub(crate) fn wait_for_line(&mut self, text: &str, limit: Duration) -> Result<String> {
+        let end = Instant::now() + limit;
+        loop {
+            self.console.follow()?;
+            if let Some(line) = self.console.search(text) {
+                return Ok(line);
+            }
+            self.check_alive(&format!("the console showed {text:?}"))?;
+            ensure!(
+                Instant::now() < end,
+                "the console did not show {text:?} within {} s",
+                limit.as_secs()
+            );
+            pause(STEP);
+        }
+    }
+
+    /// Asks PID 1 until the node has written its kubeconfig, and stores it for use from here.
+    pub(crate) fn kubeconfig(&mut self, target: &Path, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        let mut port: Option<HostPort> = None;
+        loop {
+            self.console.follow()?;
+            self.check_alive("the kubeconfig came")?;
+            let answer = self.ask_kubeconfig(&mut port);
+            match answer {
+                Ok(Some(text)) => {
+                    let _ = fs::remove_file(target);
+                    let mut options = fs::OpenOptions::new();
+                    std::os::unix::fs::OpenOptionsExt::mode(
+                        options.write(true).create_new(true),
+                        0o600,
+                    );
+                    options.open(target)?.write_all(for_host(&text, self.forward).as_bytes())?;
+                    return Ok(());
+                }
+                Ok(None) => {}
+                // Not up yet, or it lost a line: ask anew over a new connection.
+                Err(_) => port = None,
+            }
+            ensure!(
+                Instant::now() < end,
+                "the board gave no kubeconfig within {} s",
+                limit.as_secs()
+            );
+            pause(STEP * 2);
+        }
+    }
+
+    fn ask_kubeconfig(&self, port: &mut Option<HostPort>) -> Result<Option<String>> {
+        let mut connected = match port.take() {
+            Some(connected) => connected,
+            None => HostPort::connect(&self.host_port())?,
+        };
+        let answer = connected.kubeconfig()?;
+        *port = Some(connected);
+        Ok(answer)
+    }
+
+    fn host_port(&self) -> PathBuf {
+        self.sockets.path().join("host")
+    }
+
+    /// Asks PID 1 through the host port: `poweroff` or `restart`.
+    pub(crate) fn ask_to(&mut self, how: &str) -> Result<()> {
+        HostPort::connect(&self.host_port())?.end(how)
+    }
+
+    /// One command of QEMU's monitor, such as `system_powerdown` (the power key) or `system_reset`.
+    pub(crate) fn monitor(&mut self, command: &str) -> Result<()> {
+        let stream = UnixStream::connect(self.sockets.path().join("monitor"))
+            .context("connect to QEMU's monitor")?;
+        stream.set_read_timeout(Some(MONITOR_LIMIT))?;
+        let mut answers = BufReader::new(stream.try_clone()?).lines();
+        for command in ["qmp_capabilities", command] {
+            writeln!(&stream, "{{\"execute\":\"{command}\"}}")?;
+            // Greeting and events come in between.
+            loop {
+                let answer = answers.next().context("QEMU closed its monitor")??;
+                ensure!(!answer.contains("\"error\""), "QEMU refused {command}: {answer}");
+                if answer.contains("\"return\"") {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until QEMU ends by itself, which is when the guest switches its power off.
+    pub(crate) fn wait_for_end(&mut self) -> Result<ExitStatus> {
+        let end = Instant::now() + END_LIMIT;
+        loop {
+            self.console.follow()?;
+            if let Some(status) = self.child.try_wait()? {
+                self.console.follow()?;
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < end,
+                "the board did not switch off within {} s",
+                END_LIMIT.as_secs()
+            );
+            pause(STEP);
+        }
+    }
+
+    pub(crate) fn check_alive(&mut self, before: &str) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("QEMU ended ({status}) before {before}; see {}", self.console.path.display());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn follow(&mut self) -> Result<()> {
+        self.console.follow()
+    }
+
+    /// Seconds of processor time the emulation has used.
+    pub(crate) fn cpu_seconds(&self) -> Option<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
+        let ticks: u32 =
+            [11, 12].iter().filter_map(|index| fields.get(*index)?.parse::<u32>().ok()).sum();
+        Some(f64::from(ticks) / 100.0)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Ended already, or the person gave up waiting.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(qemu: &Qemu, place: &Place, sockets: &Path, forward: u16) -> Command {
+    let socket = |name: &str| {
+        format!("socket,id={name},path={},server=on,wait=off", sockets.join(name).display())
+    };
+    let mut command = Command::new(&qemu.program);
+    command.args(["-nodefaults", "-display", "none", "-machine", &qemu.machine, "-cpu", &qemu.cpu]);
+    command.args([
+        "-smp",
+        &qemu.cpus.to_string(),
+        "-m",
+        &qemu.memory_mib.to_string(),
+        "-bios",
+        &qemu.bios,
+    ]);
+    command.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", place.disk.display()));
+    command.arg("-netdev").arg(format!("user,id=net,hostfwd=tcp:127.0.0.1:{forward}-:{API_PORT}"));
+    command
+        .arg("-chardev")
+        .arg(format!("file,id=console,path={}", place.log.display()))
+        .args(["-serial", "chardev:console"]);
+    command.arg("-chardev").arg(socket("host"));
+    command.arg("-chardev").arg(socket("monitor")).args(["-mon", "chardev=monitor,mode=control"]);
+    for device in &qemu.devices {
+        command.args(["-device", device]);
+    }
+    command
+}
+
+/// The serial console's log, read as it grows.
+struct Console {
+    path: PathBuf,
+    position: u64,
+    rest: String,
+    unsearched: Vec<String>,
+    echo: bool,
+}
+
+impl Console {
+    /// The first line with `text`; it and those before it are dropped.
+    fn search(&mut self, text: &str) -> Option<String> {
+        let index = self.unsearched.iter().position(|line| line.contains(text))?;
+        self.unsearched.drain(..=index).next_back()
+    }
+
+    /// Takes in the complete lines that came since the last look.
+    fn follow(&mut self) -> Result<()> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.position))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        self.position += bytes.len() as u64;
+        self.rest.push_str(&String::from_utf8_lossy(&bytes));
+        let mut lines: Vec<String> =
+            self.rest.split('\n').map(|line| line.trim_end_matches('\r').to_owned()).collect();
+        self.rest = lines.pop().unwrap_or_default();
+        if self.echo {
+            for line in lines.iter().filter(|line| !line.trim().is_empty()) {
+                println!("  board | {}", line.replace('\x1b', ""));
+            }
+        }
+        self.unsearched.extend(lines);
+        Ok(())
+    }
+}
+
+/// Lines of a console log that tell of a crash.
+pub(crate) fn crashes(log: &str) -> Vec<&str> {
+    log.lines().filter(|line| BAD_WORDS.iter().any(|word| line.contains(word))).collect()
+}
+
+/// `mkimage run`: boots the board, waits for its node, runs a pod, and stays.
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    let board = Board::read(&args.place.root, &args.place.board)?;
+    let dir = args.place.dir();
+    let place = Place::new(&dir.join("run"))?;
+    place.prepare(&image_path(&dir), args.fresh)?;
+    println!("Starting {} in QEMU; its console is in {}", board.name, place.log.display());
+    let began = Instant::now();
+    let mut machine = Machine::start(&board, &place, args.forward, true)?;
+    let kubeconfig = dir.join("run/kubeconfig.yaml");
+
+    let doing = step("wait for the node's kubeconfig");
+    machine.kubeconfig(&kubeconfig, BOOT_LIMIT)?;
+    doing.done(kubeconfig.display().to_string());
+    let kubectl = Kubectl::new(&args.kubectl.program(), &kubeconfig);
+    wait_until_ready(&kubectl, &mut machine)?;
+    let processor = machine.cpu_seconds().unwrap_or_default();
+    println!(
+        "The node is Ready after {} ({processor:.1} s of processor time)",
+        seconds(began.elapsed())
+    );
+
+    let doing = step("run a pod from the preloaded image");
+    demo_pod(&kubectl, &mut machine)?;
+    println!("{}", kubectl.run(&["get", "nodes,pods", "-o", "wide"])?);
+    doing.done("the pod runs");
+    let kubectl =
+        format!("{} --kubeconfig {}", args.kubectl.program().display(), kubeconfig.display());
+    println!("\nType next, in another terminal:\n");
+    for line in [
+        "get pods -A",
+        "logs demo",
+        "exec -it demo -- sh",
+        "create deployment web --image=busybox -- sleep 9999",
+    ] {
+        println!("  {kubectl} {line}");
+    }
+    if args.once {
+        machine.monitor("system_powerdown")?;
+        machine.wait_for_end()?;
+        return Ok(());
+    }
+    println!("\nThe board runs until you press Ctrl-C; its disk is kept for the next run.\n");
+    loop {
+        machine.follow()?;
+        if machine.check_alive("you ended it").is_err() {
+            println!("The board has switched itself off.");
+            return Ok(());
+        }
+        pause(STEP);
+    }
+}
+
+/// Waits until the one node is Ready.
+pub(crate) fn wait_until_ready(kubectl: &Kubectl, machine: &mut Machine) -> Result<()> {
+    let doing = step("wait for the node to be Ready");
+    let path = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}";
+    kubectl.wait(
+        &["get", "nodes", "-o", path],
+        BOOT_LIMIT,
+        |answer| answer == "True",
+        |answer| {
+            let _ = machine.follow();
+            println!("    not yet: {}", answer.lines().last().unwrap_or_default());
+        },
+    )?;
+    doing.done("Ready");
+    Ok(())
+}
+
+/// A pod that says hello and stays; one from the last run is replaced.
+pub(crate) fn demo_pod(kubectl: &Kubectl, machine: &mut Machine) -> Result<()> {
+    kubectl.run(&[
+        "delete",
+        "pod",
+        "demo",
+        "--ignore-not-found",
+        "--grace-period=1",
+        "--timeout=60s",
+    ])?;
+    let script = "echo hello from $(uname -m); exec sleep 1000000";
+    kubectl.run(&[
+        "run",
+        "demo",
+        "--image=busybox",
+        "--image-pull-policy=IfNotPresent",
+        "--restart=Never",
+        "--command",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ])?;
+    let path = "jsonpath={.status.phase} {.status.containerStatuses[*].state.waiting.reason}";
+    kubectl.wait(
+        &["get", "pod", "demo", "-o", path],
+        POD_LIMIT,
+        |answer| answer.trim() == "Running",
+        |answer| {
+            let _ = machine.follow();
+            println!("    pod: {answer}");
+        },
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crashes_are_found_in_a_log() {
+        let log = "[ 1.0] all well\n[ 2.0] Kernel panic - not syncing\nthread 'main' panicked at src/x.rs\n";
+        assert_eq!(crashes(log).len(), 2);
+        assert!(crashes("slot a started healthily\n").is_empty());
+    }
+}

@@ -1,0 +1,142 @@
+//! The host's image tool: builds a board's disk image, runs it in QEMU, tests it there.
+//!
+//! Everything a board is made of is read from `board-configs/` and `image/`; this tool drives Debian's tools and knows
+//! the order of the steps. It never needs root, loop devices or mounts, and it changes nothing outside its directories.
+//! Start with [`recipe`], then [`board`]; [`machine`] is QEMU, [`trial`] the board test.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+mod archive;
+mod board;
+mod boot_files;
+mod cpio;
+mod host_port;
+mod kernel_modules;
+mod kubectl;
+mod lock;
+mod machine;
+mod packages;
+mod recipe;
+mod root_tree;
+mod show;
+mod tools;
+mod trial;
+
+#[derive(Parser)]
+#[command(about = "Builds, runs and tests board images")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the boards.
+    Boards,
+    /// Build a disk image.
+    Image(ImageArgs),
+    /// Run an image in QEMU, wait until its node is Ready, run a pod and stay until interrupted.
+    Run(RunArgs),
+    /// Run the board test on an image.
+    Test(TestArgs),
+}
+
+#[derive(Args)]
+struct ImageArgs {
+    #[command(flatten)]
+    place: Place,
+    /// The copepod binary for the board; built with cross/build.sh when not given.
+    #[arg(long, requires = "stage1")]
+    binary: Option<PathBuf>,
+    /// The initramfs' init for the board.
+    #[arg(long, requires = "binary")]
+    stage1: Option<PathBuf>,
+    /// Take the newest packages and write them into the lock file.
+    #[arg(long)]
+    update_lock: bool,
+}
+
+#[derive(Args)]
+struct Place {
+    #[arg(long)]
+    board: String,
+    /// Where the image and all intermediate files go; `boards/<board>` below it.
+    #[arg(long, default_value = "build")]
+    out: PathBuf,
+    /// The project's root.
+    #[arg(long, default_value = ".")]
+    root: PathBuf,
+}
+
+#[derive(Args)]
+struct KubectlArgs {
+    /// The kubectl to use; else that of the environment's KUBECTL, else the one in PATH.
+    #[arg(long)]
+    kubectl: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    place: Place,
+    /// The host's port that reaches the board's API server.
+    #[arg(long, default_value_t = 6443)]
+    forward: u16,
+    /// Start from the image as built instead of the disk of the last run.
+    #[arg(long)]
+    fresh: bool,
+    /// End when the pod runs.
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    kubectl: KubectlArgs,
+}
+
+#[derive(Args)]
+struct TestArgs {
+    #[command(flatten)]
+    place: Place,
+    #[arg(long, default_value_t = 16443)]
+    forward: u16,
+    #[command(flatten)]
+    kubectl: KubectlArgs,
+    /// Test PID 1 alone: the image holds the stand-in instead of the node.
+    #[arg(long)]
+    init_only: bool,
+}
+
+impl KubectlArgs {
+    fn program(&self) -> PathBuf {
+        let given = self.kubectl.clone().or_else(|| std::env::var_os("KUBECTL").map(PathBuf::from));
+        given.unwrap_or_else(|| PathBuf::from("kubectl"))
+    }
+}
+
+impl Place {
+    fn dir(&self) -> PathBuf {
+        self.out.join("boards").join(&self.board)
+    }
+}
+
+fn main() -> ExitCode {
+    match work(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mkimage: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(command: Command) -> Result<()> {
+    match command {
+        Command::Boards => board::list(&PathBuf::from(".")),
+        Command::Image(args) => recipe::build(&args),
+        Command::Run(args) => machine::run(&args),
+        Command::Test(args) => trial::run(&args),
+    }
+}

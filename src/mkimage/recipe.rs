@@ -1,0 +1,295 @@
+//! The recipe of an image: the steps from Debian packages and our binaries to a disk, in order.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use disk::layout;
+use disk::mbr::SECTOR_LEN;
+use disk::slot::{BLOCK_LEN, Slot, Verity};
+
+use crate::ImageArgs;
+use crate::board::{Board, Disk};
+use crate::lock::Lock;
+use crate::packages::Apt;
+use crate::root_tree::Ingredients;
+use crate::show::{mib, step};
+use crate::tools::{self, run, tool};
+use crate::{archive, boot_files, root_tree};
+
+const LOCK: &str = "image/packages.lock";
+/// Builds our programs for an architecture and leaves them in the folder below.
+const CROSS: &str = "cross/build.sh";
+const BUILT: &str = "build/bin";
+const APPLETS: &str = "image/busybox-applets.txt";
+const IMAGE: &str = "disk.img";
+const BUSYBOX_ARCHIVE: &str = "busybox.tar";
+/// Kernel, initramfs and root of a slot together: what an update has to carry.
+const SLOT_MAX: u64 = 64 * 1024 * 1024;
+const COPY_LEN: usize = 1024 * 1024;
+
+/// Packages of the board's architecture, unpacked.
+struct Sources {
+    kernel: PathBuf,
+    /// `.../lib/modules/<version>`
+    modules: PathBuf,
+    busybox: PathBuf,
+    certificates: PathBuf,
+}
+
+/// Where an image lies after [`build`].
+pub(crate) fn image_path(dir: &Path) -> PathBuf {
+    dir.join(IMAGE)
+}
+
+/// Our own programs for the board.
+struct Programs {
+    binary: PathBuf,
+    stage1: PathBuf,
+}
+
+/// Builds the disk image of a board.
+pub(crate) fn build(args: &ImageArgs) -> Result<()> {
+    tools::check(tools::IMAGE)?;
+    let root = &args.place.root;
+    let board = Board::read(root, &args.place.board)?;
+    let dir = args.place.dir();
+    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    let epoch = epoch(root)?;
+    println!("Image for {} ({}), dated {epoch}", board.id, board.name);
+    let programs = programs(args, &board)?;
+    let cache = args.place.out.join("debian").join(&board.debian_arch);
+    let sources = sources(&board, root, &cache, &dir, args.update_lock)?;
+    let (first, second) = root_tree::orders(&board, &sources.modules)?;
+
+    let doing = step("make the initramfs");
+    let initrd = root_tree::initramfs(&programs.stage1, &sources.modules, &first)?;
+    let initrd = compress(&initrd, &dir.join("initramfs.cpio"), epoch)?;
+    doing.done(format!("{}, {} modules", mib(initrd.len() as u64), first.len()));
+
+    let doing = step("make the root");
+    let images = [(BUSYBOX_ARCHIVE, busybox(&board, root, &sources.busybox, epoch)?)];
+    let parts = Ingredients {
+        board: &board,
+        binary: &programs.binary,
+        certificates: &sources.certificates,
+        images: &images,
+        modules: &sources.modules,
+        order: &second,
+        epoch,
+    };
+    root_tree::build(&dir.join("root"), &parts)?;
+    let root_image = dir.join("root.img");
+    let verity = verified_root(&dir.join("root"), &root_image, &board.disk, epoch)?;
+    let root_len = fs::metadata(&root_image)?.len();
+    doing.done(format!("{}, {} modules", mib(root_len), second.len()));
+
+    let doing = step("make the boot partition");
+    let (boot, boot_image) = (dir.join("boot"), dir.join("boot.img"));
+    boot_files::build(&boot, root, &board, &sources.kernel, &initrd, &verity, epoch)?;
+    boot_files::file_system(&boot_image, &boot, &board, board.disk.sizes().boot, epoch)?;
+    let kernel_len = fs::metadata(boot.join(Slot::A.name()).join("kernel"))?.len();
+    doing.done(format!("kernel {}", mib(kernel_len)));
+
+    let doing = step("put the disk together");
+    let data_image = dir.join("data.img");
+    data(&data_image, &board.disk, epoch)?;
+    let path = image_path(&dir);
+    let parts = [
+        (layout::BOOT, &boot_image),
+        (layout::root(Slot::A), &root_image),
+        (layout::DATA, &data_image),
+    ];
+    assemble(&path, &board.disk, &parts)?;
+    let slot = kernel_len + initrd.len() as u64 + root_len;
+    ensure!(slot <= SLOT_MAX, "a slot of {} is larger than {}", mib(slot), mib(SLOT_MAX));
+    doing.done(format!(
+        "{}: {}, a slot has {}",
+        path.display(),
+        mib(fs::metadata(&path)?.len()),
+        mib(slot)
+    ));
+    Ok(())
+}
+
+/// The programs as given, or freshly built for the board.
+fn programs(args: &ImageArgs, board: &Board) -> Result<Programs> {
+    if let (Some(binary), Some(stage1)) = (args.binary.clone(), args.stage1.clone()) {
+        for path in [&binary, &stage1] {
+            ensure!(path.is_file(), "{} does not exist", path.display());
+        }
+        return Ok(Programs { binary, stage1 });
+    }
+    let root = &args.place.root;
+    println!("==> build copepod for {}", board.cross);
+    let status = Command::new(root.join(CROSS))
+        .arg(&board.cross)
+        .status()
+        .with_context(|| format!("start {CROSS}"))?;
+    ensure!(status.success(), "{CROSS} {} ended with {status}", board.cross);
+    let built = |name: &str| root.join(BUILT).join(format!("{name}-{}", board.cross));
+    Ok(Programs { binary: built("copepod"), stage1: built("stage1") })
+}
+
+/// The date of everything in the image: as given, or that of the last commit.
+fn epoch(root: &Path) -> Result<u64> {
+    if let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") {
+        return text.parse().with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}"));
+    }
+    let mut git = tool("git", 0);
+    git.env_remove("SOURCE_DATE_EPOCH").arg("-C").arg(root).args(["log", "-1", "--format=%ct"]);
+    if let Some(date) = run(&mut git).ok().and_then(|text| text.trim().parse().ok()) {
+        return Ok(date);
+    }
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
+}
+
+fn sources(board: &Board, root: &Path, cache: &Path, dir: &Path, newest: bool) -> Result<Sources> {
+    let doing = step("fetch Debian packages");
+    fs::create_dir_all(cache)?;
+    let mut lock = Lock::read(&root.join(LOCK))?;
+    let mut apt = Apt::new(cache, &board.debian, &board.debian_arch);
+    let unpacked = dir.join("packages");
+    let mut names = Vec::new();
+    let mut take = |request: &str| -> Result<PathBuf> {
+        let package = apt.fetch(request, &mut lock, newest)?;
+        names.push(format!("{} {}", package.entry.name, package.entry.version));
+        package.unpack(&unpacked)
+    };
+    let kernel = take(&board.packages.kernel)?;
+    let busybox = take(&board.packages.busybox)?;
+    let certificates = take(&board.packages.certificates)?;
+    let modules_dir = kernel.join("lib/modules");
+    let version = only_entry(&modules_dir)?;
+    run(tool("depmod", 0).arg("-b").arg(&kernel).arg(&version))?;
+    let sources = Sources {
+        modules: modules_dir.join(&version),
+        kernel: kernel.join("boot").join(format!("vmlinuz-{version}")),
+        busybox,
+        certificates,
+    };
+    doing.done(names.join(", "));
+    Ok(sources)
+}
+
+fn only_entry(dir: &Path) -> Result<String> {
+    let names: Vec<_> =
+        fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?.flatten().collect();
+    match names.as_slice() {
+        [entry] => Ok(entry.file_name().to_string_lossy().into_owned()),
+        _ => bail!("{} should hold one kernel version, it holds {}", dir.display(), names.len()),
+    }
+}
+
+fn busybox(board: &Board, root: &Path, package: &Path, epoch: u64) -> Result<Vec<u8>> {
+    let path = package.join("bin/busybox");
+    let binary = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let applets =
+        fs::read_to_string(root.join(APPLETS)).with_context(|| format!("read {APPLETS}"))?;
+    let applets: Vec<&str> = applets.lines().collect();
+    // Debian's and Go's names of these architectures differ for 32 bits only.
+    let arch = if board.debian_arch == "armhf" { "arm" } else { board.debian_arch.as_str() };
+    archive::busybox(&binary, &applets, arch, epoch)
+}
+
+fn compress(bytes: &[u8], path: &Path, epoch: u64) -> Result<Vec<u8>> {
+    fs::write(path, bytes)?;
+    let target = path.with_extension("zst");
+    run(tool("zstd", epoch).args(["-q", "-f", "-19", "-T1"]).arg(path).arg("-o").arg(&target))?;
+    Ok(fs::read(&target)?)
+}
+
+/// Packs the tree as squashfs with its hash tree behind it.
+fn verified_root(tree: &Path, image: &Path, disk: &Disk, epoch: u64) -> Result<Verity> {
+    let _ = fs::remove_file(image);
+    let mut squash = tool("mksquashfs", epoch);
+    squash.arg(tree).arg(image).args([
+        "-noappend",
+        "-quiet",
+        "-no-progress",
+        "-all-root",
+        "-no-xattrs",
+        "-comp",
+        "zstd",
+    ]);
+    run(squash.args(["-Xcompression-level", "19"]))?;
+    let file = File::options().write(true).open(image)?;
+    let blocks = file.metadata()?.len().div_ceil(BLOCK_LEN);
+    file.set_len(blocks * BLOCK_LEN)?;
+    let mut veritysetup = tool("veritysetup", epoch);
+    veritysetup.args([
+        "format",
+        "--no-superblock",
+        "--data-block-size=4096",
+        "--hash-block-size=4096",
+        "--hash=sha256",
+    ]);
+    veritysetup
+        .arg(format!("--data-blocks={blocks}"))
+        .arg(format!("--hash-offset={}", blocks * BLOCK_LEN));
+    let text = run(veritysetup.arg(format!("--salt={}", disk.salt)).arg(image).arg(image))?;
+    let root_hash = text.lines().find_map(|line| line.strip_prefix("Root hash:"));
+    let root_hash = root_hash.context("veritysetup printed no root hash")?.trim().to_owned();
+    let verity =
+        Verity { data_blocks: blocks, hash_start: blocks, root_hash, salt: disk.salt.clone() };
+    // Read it the way the board will.
+    Ok(verity.to_string().parse()?)
+}
+
+fn data(image: &Path, disk: &Disk, epoch: u64) -> Result<()> {
+    let _ = fs::remove_file(image);
+    let mut mke2fs = tool("mke2fs", epoch);
+    mke2fs.args(["-q", "-t", "ext4", "-L", "copepod-data", "-m", "1", "-U", &disk.data_uuid]);
+    mke2fs.arg("-E").arg(format!(
+        "hash_seed={},lazy_itable_init=1,nodiscard,root_owner=0:0",
+        disk.data_hash_seed
+    ));
+    run(mke2fs.arg(image).arg(format!("{}M", disk.sizes().data)))?;
+    Ok(())
+}
+
+/// Writes the partition table and copies the partitions; what is empty stays a hole.
+fn assemble(path: &Path, disk: &Disk, parts: &[(usize, &PathBuf)]) -> Result<()> {
+    let table = disk.sizes().table(disk.id()?)?;
+    let _ = fs::remove_file(path);
+    let mut image = File::create(path)?;
+    image.set_len(disk.sizes().total() * 1024 * 1024)?;
+    image.write_all(&table.encode()?)?;
+    for (number, source) in parts {
+        let partition = table.partitions.get(number - 1).copied().flatten();
+        let partition = partition.with_context(|| format!("there is no partition {number}"))?;
+        let length = fs::metadata(source)?.len();
+        let room = u64::from(partition.sectors) * SECTOR_LEN as u64;
+        ensure!(
+            length <= room,
+            "{} has {}, its partition {}",
+            source.display(),
+            mib(length),
+            mib(room)
+        );
+        image.seek(SeekFrom::Start(u64::from(partition.start) * SECTOR_LEN as u64))?;
+        copy_sparse(source, &mut image)?;
+    }
+    Ok(())
+}
+
+/// Copies a file to where `target` stands and leaves holes for blocks of zeros.
+pub(crate) fn copy_sparse(source: &Path, target: &mut File) -> Result<()> {
+    let mut source = File::open(source).with_context(|| format!("open {}", source.display()))?;
+    let mut buffer = vec![0; COPY_LEN];
+    loop {
+        let read = source.read(&mut buffer)?;
+        let bytes = &buffer[..read];
+        if read == 0 {
+            return Ok(());
+        }
+        if bytes.iter().all(|byte| *byte == 0) {
+            target.seek(SeekFrom::Current(i64::try_from(read)?))?;
+        } else {
+            target.write_all(bytes)?;
+        }
+    }
+}

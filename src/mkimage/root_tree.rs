@@ -1,0 +1,150 @@
+//! The folder that becomes the read-only root, and the initramfs that finds it.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::board::Board;
+use crate::cpio::Archive;
+use crate::kernel_modules::{Index, content, image_name};
+
+const FOLDERS: [&str; 16] = [
+    "boot",
+    "dev",
+    "etc/copepod",
+    "etc/ssl/certs",
+    "mnt",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr/bin",
+    "usr/lib/copepod/modules",
+    "usr/share/copepod/images",
+    "var/lib/copepod",
+    "opt",
+];
+const LINKS: [(&str, &str); 4] = [
+    ("sbin/init", "../usr/bin/copepod"),
+    ("etc/resolv.conf", "../run/resolv.conf"),
+    ("var/run", "../run"),
+    ("var/log", "../run/log"),
+];
+const FILES: [(&str, &str); 5] = [
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n",
+    ),
+    ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
+    ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("etc/nsswitch.conf", "hosts: files dns\n"),
+    ("etc/os-release", "ID=copepod\nNAME=Copepod\nPRETTY_NAME=\"Copepod\"\n"),
+];
+
+/// Everything that goes into a root.
+pub(crate) struct Ingredients<'parts> {
+    pub(crate) board: &'parts Board,
+    pub(crate) binary: &'parts Path,
+    /// The unpacked package of certificates.
+    pub(crate) certificates: &'parts Path,
+    /// Preloaded container images, by file name.
+    pub(crate) images: &'parts [(&'parts str, Vec<u8>)],
+    pub(crate) modules: &'parts Path,
+    pub(crate) order: &'parts [String],
+    pub(crate) epoch: u64,
+}
+
+/// Builds the root's folder from nothing.
+pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
+    if root.exists() {
+        fs::remove_dir_all(root)?;
+    }
+    for name in FOLDERS {
+        fs::create_dir_all(root.join(name))?;
+    }
+    for (name, target) in LINKS {
+        symlink(target, root.join(name))?;
+    }
+    for (name, text) in FILES {
+        fs::write(root.join(name), text)?;
+    }
+    let binary = root.join("usr/bin/copepod");
+    fs::copy(parts.binary, &binary).with_context(|| format!("copy {}", parts.binary.display()))?;
+    fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
+    fs::write(root.join("etc/copepod/config.yaml"), config(parts.board, parts.epoch))?;
+    fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), certificates(parts.certificates)?)?;
+    for (name, bytes) in parts.images {
+        fs::write(root.join("usr/share/copepod/images").join(name), bytes)?;
+    }
+    let target = root.join("usr/lib/copepod/modules");
+    for file in parts.order {
+        fs::write(target.join(image_name(file)), content(&parts.modules.join(file))?)?;
+    }
+    fs::write(target.join("order"), order_text(parts.order))?;
+    Ok(())
+}
+
+/// The image's settings for PID 1.
+fn config(board: &Board, epoch: u64) -> String {
+    let node = &board.node;
+    let args = node.args.iter().map(|arg| format!("{arg:?}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "role: {}\nhostname: {}\nargs: [{args}]\nbuild-epoch: {epoch}\nhost-port: {}\n",
+        node.role, node.hostname, node.host_port
+    )
+}
+
+/// All certificates of the package, in the order of their names.
+fn certificates(package: &Path) -> Result<Vec<u8>> {
+    let dir = package.join("usr/share/ca-certificates/mozilla");
+    let entries = fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    let mut bundle = Vec::new();
+    for file in files {
+        bundle.extend(fs::read(&file)?);
+    }
+    Ok(bundle)
+}
+
+fn order_text(order: &[String]) -> String {
+    order.iter().map(|file| image_name(file) + "\n").collect()
+}
+
+/// The initramfs: stage 1 and the modules it loads.
+pub(crate) fn initramfs(stage1: &Path, modules: &Path, order: &[String]) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for name in ["dev", "proc", "sys", "root", "modules"] {
+        archive.directory(name)?;
+    }
+    // The kernel opens it before anything is mounted.
+    archive.device("dev/console", 5, 1)?;
+    let binary = fs::read(stage1).with_context(|| format!("read {}", stage1.display()))?;
+    archive.file("init", 0o755, &binary)?;
+    archive.file("modules/order", 0o644, order_text(order).as_bytes())?;
+    for file in order {
+        archive.file(
+            &format!("modules/{}", image_name(file)),
+            0o644,
+            &content(&modules.join(file))?,
+        )?;
+    }
+    archive.finish()
+}
+
+/// Names of all wanted modules, group by group.
+pub(crate) fn wanted(groups: &std::collections::BTreeMap<String, Vec<String>>) -> Vec<String> {
+    groups.values().flatten().cloned().collect()
+}
+
+/// The loading orders of initramfs and root: what the first loads is not loaded again.
+pub(crate) fn orders(board: &Board, modules: &Path) -> Result<(Vec<String>, Vec<String>)> {
+    let index = Index::read(modules)?;
+    let first = index.order(&wanted(&board.modules.root), &[])?;
+    let second = index.order(&wanted(&board.modules.system), &first)?;
+    Ok((first, second))
+}

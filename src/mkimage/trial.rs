@@ -1,0 +1,252 @@
+//! The board test: boots a fresh copy of the image and checks what a board must do, step by step.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::TestArgs;
+use crate::board::Board;
+use crate::kubectl::Kubectl;
+use crate::machine::{BOOT_LIMIT, Machine, POD_LIMIT, Place, crashes, demo_pod, wait_until_ready};
+use crate::recipe::image_path;
+use crate::show::seconds;
+
+/// What the checks work on.
+struct Trial<'args> {
+    board: &'args Board,
+    place: Place,
+    kubeconfig: PathBuf,
+    kubectl: Kubectl,
+    forward: u16,
+    machine: Option<Machine>,
+    /// Console logs of all boots, for the last check.
+    logs: Vec<String>,
+}
+
+type Check = (&'static str, fn(&mut Trial<'_>) -> Result<()>);
+
+const NODE: &[Check] = &[
+    ("boots to a Ready node", boots),
+    ("has its address by DHCP and serves kubectl through the forwarded port", serves),
+    ("runs a pod from the preloaded image", |trial| {
+        trial.with_machine(|kubectl, machine| demo_pod(kubectl, machine))
+    }),
+    ("shows the pod's log", shows_log),
+    ("executes in the pod", executes),
+    ("marks the slot good", |trial| trial.wait_for_line("started healthily")),
+    ("keeps a ConfigMap over a clean restart", restarts),
+    ("keeps it over a loss of power", loses_power),
+    ("switches off cleanly at the power key", switches_off),
+    ("shows no crash on the console", no_crash),
+];
+
+const INIT_ONLY: &[Check] = &[
+    ("boots to PID 1 with a verified root", |trial| {
+        trial.boot().and_then(|()| trial.wait_for_line("verified root"))
+    }),
+    ("gets an address by DHCP", |trial| {
+        trial.wait_for_line("address 10.0.2.15/24, router 10.0.2.2")
+    }),
+    ("starts the node again after a failure", |trial| {
+        trial.wait_for_line("node ended with code 3; next start in 1 s")
+    }),
+    ("hands out the kubeconfig", hands_out),
+    ("marks the slot good", |trial| trial.wait_for_line("slot a started healthily")),
+    ("restarts cleanly into the same slot", |trial| {
+        trial.machine()?.ask_to("restart")?;
+        trial.wait_for_line("init: restart")?;
+        trial.wait_for_line("copepod: slot a, starts left: a 2, b 3")?;
+        trial.wait_for_line("start 3")
+    }),
+    ("falls back to the other slot and returns when that has nothing", |trial| {
+        for left in ["a 1, b 3", "a 0, b 3", "a 0, b 2"] {
+            trial.machine()?.monitor("system_reset")?;
+            trial.wait_for_line(&format!("starts left: {left}"))?;
+        }
+        for left in ["a 0, b 1", "a 0, b 0", "a 2, b 3"] {
+            trial.wait_for_line(&format!("starts left: {left}"))?;
+        }
+        trial.wait_for_line("slot a started healthily")
+    }),
+    ("switches off cleanly at the power key", switches_off),
+    ("shows no crash on the console", no_crash),
+];
+
+/// Runs all checks; after a failed one the rest cannot mean anything and counts as not run.
+pub(crate) fn run(args: &TestArgs) -> Result<()> {
+    let board = Board::read(&args.place.root, &args.place.board)?;
+    let dir = args.place.dir();
+    let place = Place::new(&dir.join("test"))?;
+    place.prepare(&image_path(&dir), true)?;
+    let kubeconfig = dir.join("test/kubeconfig.yaml");
+    let kubectl = Kubectl::new(&args.kubectl.program(), &kubeconfig);
+    let mut trial = Trial {
+        board: &board,
+        place,
+        kubeconfig,
+        kubectl,
+        forward: args.forward,
+        machine: None,
+        logs: Vec::new(),
+    };
+    let checks = if args.init_only { INIT_ONLY } else { NODE };
+    let (mut passed, mut failed) = (0, 0);
+    println!("running {} checks on board {}", checks.len(), board.id);
+    for (name, check) in checks {
+        let began = Instant::now();
+        match check(&mut trial) {
+            Ok(()) => {
+                passed += 1;
+                println!("check {name} ... ok ({})", seconds(began.elapsed()));
+            }
+            Err(error) => {
+                failed += 1;
+                println!("check {name} ... FAILED ({}): {error:#}", seconds(began.elapsed()));
+                trial.show_tail();
+                break;
+            }
+        }
+    }
+    let left = checks.len() - passed - failed;
+    let processor = trial.machine.as_ref().and_then(Machine::cpu_seconds);
+    drop(trial);
+    println!("board result: {passed} passed; {failed} failed; {left} not run");
+    if let Some(processor) = processor {
+        println!("processor time of the last emulation so far: {processor:.1} s");
+    }
+    if failed > 0 {
+        bail!("board {} failed", board.id);
+    }
+    Ok(())
+}
+
+fn boots(trial: &mut Trial<'_>) -> Result<()> {
+    trial.boot()?;
+    trial.fetch_kubeconfig()?;
+    trial.with_machine(wait_until_ready)?;
+    let processor = trial.machine()?.cpu_seconds().unwrap_or_default();
+    println!("    Ready after {processor:.1} s of processor time");
+    Ok(())
+}
+
+fn hands_out(trial: &mut Trial<'_>) -> Result<()> {
+    trial.fetch_kubeconfig()
+}
+
+fn serves(trial: &mut Trial<'_>) -> Result<()> {
+    let address = "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}";
+    let address = trial.kubectl.run(&["get", "nodes", "-o", address])?;
+    ensure!(address == "10.0.2.15", "the node's address is {address:?}, QEMU gave out 10.0.2.15");
+    trial.kubectl.run(&["create", "configmap", "kept", "--from-literal=answer=42"])?;
+    Ok(())
+}
+
+fn shows_log(trial: &mut Trial<'_>) -> Result<()> {
+    let limit = Duration::from_secs(30);
+    trial.kubectl.wait(&["logs", "demo"], limit, |log| log.contains("hello from"), |_| {})?;
+    Ok(())
+}
+
+fn executes(trial: &mut Trial<'_>) -> Result<()> {
+    let answer =
+        trial.kubectl.run(&["exec", "demo", "--", "sh", "-c", "echo $((6*7)) in $(hostname)"])?;
+    ensure!(answer == "42 in demo", "exec printed {answer:?}");
+    Ok(())
+}
+
+/// PID 1 takes everything down and the machine comes back with its state.
+fn restarts(trial: &mut Trial<'_>) -> Result<()> {
+    trial.machine()?.ask_to("restart")?;
+    trial.wait_for_line("init: restart")?;
+    trial.back_with_state()
+}
+
+fn loses_power(trial: &mut Trial<'_>) -> Result<()> {
+    trial.kubectl.run(&["create", "configmap", "also-kept", "--from-literal=answer=43"])?;
+    trial.machine()?.monitor("system_reset")?;
+    trial.back_with_state()?;
+    let answer =
+        trial.kubectl.run(&["get", "configmap", "also-kept", "-o", "jsonpath={.data.answer}"])?;
+    ensure!(answer == "43", "the ConfigMap written before the loss says {answer:?}");
+    Ok(())
+}
+
+fn switches_off(trial: &mut Trial<'_>) -> Result<()> {
+    let machine = trial.machine()?;
+    machine.monitor("system_powerdown")?;
+    let status = machine.wait_for_end()?;
+    ensure!(status.success(), "QEMU ended with {status}");
+    let log = fs::read_to_string(&trial.place.log)?;
+    ensure!(log.contains("init: power off"), "PID 1 did not say that it switches off");
+    let failure = log.lines().find(|line| line.contains("init: unmount"));
+    ensure!(failure.is_none(), "a file system was still in use: {}", failure.unwrap_or_default());
+    Ok(())
+}
+
+fn no_crash(trial: &mut Trial<'_>) -> Result<()> {
+    trial.keep_log()?;
+    let found: Vec<&str> = trial.logs.iter().flat_map(|log| crashes(log)).collect();
+    ensure!(found.is_empty(), "the console shows: {}", found.join(" / "));
+    Ok(())
+}
+
+impl Trial<'_> {
+    fn machine(&mut self) -> Result<&mut Machine> {
+        self.machine.as_mut().context("the board does not run")
+    }
+
+    fn with_machine(&mut self, work: fn(&Kubectl, &mut Machine) -> Result<()>) -> Result<()> {
+        let machine = self.machine.as_mut().context("the board does not run")?;
+        work(&self.kubectl, machine)
+    }
+
+    fn boot(&mut self) -> Result<()> {
+        self.keep_log()?;
+        self.machine = Some(Machine::start(self.board, &self.place, self.forward, false)?);
+        Ok(())
+    }
+
+    fn keep_log(&mut self) -> Result<()> {
+        if let Some(machine) = &self.machine {
+            self.logs.push(String::from_utf8_lossy(&fs::read(machine.log())?).into_owned());
+        }
+        Ok(())
+    }
+
+    fn fetch_kubeconfig(&mut self) -> Result<()> {
+        let path: &Path = &self.kubeconfig;
+        self.machine.as_mut().context("the board does not run")?.kubeconfig(path, BOOT_LIMIT)
+    }
+
+    fn wait_for_line(&mut self, text: &str) -> Result<()> {
+        self.machine()?.wait_for_line(text, BOOT_LIMIT).map(drop)
+    }
+
+    /// After a restart: the node is Ready again, the ConfigMap is there and the pod runs.
+    fn back_with_state(&mut self) -> Result<()> {
+        self.wait_for_line("verified root")?;
+        self.wait_for_line("node started")?;
+        let kept = ["get", "configmap", "kept", "-o", "jsonpath={.data.answer}"];
+        self.kubectl.wait(&kept, BOOT_LIMIT, |answer| answer == "42", |_| {})?;
+        self.with_machine(wait_until_ready)?;
+        self.kubectl.wait(
+            &["get", "pod", "demo", "-o", "jsonpath={.status.phase}"],
+            POD_LIMIT,
+            |phase| !phase.is_empty(),
+            |_| {},
+        )?;
+        Ok(())
+    }
+
+    fn show_tail(&self) {
+        let log = fs::read(&self.place.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        println!("    the last lines of {}:", self.place.log.display());
+        for line in lines.iter().skip(lines.len().saturating_sub(60)) {
+            println!("    | {line}");
+        }
+    }
+}
