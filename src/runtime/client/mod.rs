@@ -120,10 +120,16 @@ impl Runtime {
     /// Connects to the process listening at `path`, waiting for it a while.
     pub async fn connect(path: &Path) -> Result<Runtime, Error> {
         let runtime = Runtime::lazy(path);
-        let version = match timeout(CONNECT_TIMEOUT, runtime.version()).await {
-            Ok(version) => version?,
-            Err(_) => return Err(runtime.timed_out("connect", CONNECT_TIMEOUT)),
-        };
+        let answered = timeout(CONNECT_TIMEOUT, async {
+            loop {
+                // A process that is just ending or upgrading cuts the first connection.
+                match runtime.version().await {
+                    Err(Error::Disconnected(_)) => {}
+                    other => return other,
+                }
+            }
+        });
+        let version = answered.await.map_err(|_| runtime.timed_out("connect", CONNECT_TIMEOUT))??;
         if version.protocol != PROTOCOL {
             return Err(Error::Protocol(version.protocol));
         }

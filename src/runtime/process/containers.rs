@@ -70,23 +70,45 @@ impl Server {
     pub(super) fn create_container(&mut self, origin: Origin, spec: ContainerSpec) -> Result<(), Failure> {
         self.check_new(&spec)?;
         let id = spec.id.clone();
+        let mut entry = Entry::new(self.new_record(&spec)?, Log::nowhere());
+        let begun = self.prepare(&spec, &mut entry).and_then(|stdio| self.spawn_create(origin, spec, &entry, stdio));
+        if let Err(failure) = begun {
+            self.forget_streams(&mut entry);
+            if let Err(error) = work::remove_directory(&self.layout.container(&id)) {
+                tracing::warn!(id, %error, "cannot clean up after a failed creation");
+            }
+            return Err(failure);
+        }
+        self.containers.insert(id.clone(), entry);
+        self.occupy(container_key(&id));
+        Ok(())
+    }
+
+    /// Everything of a new container that is made here and not in its child.
+    fn prepare(&mut self, spec: &ContainerSpec, entry: &mut Entry) -> Result<Stdio, Failure> {
         let io = |what: &'static str| move |error: io::Error| internal(format!("{what}: {error}"));
-        work::make_directories(&self.layout, &id).map_err(io("make container directories"))?;
-        let log = if spec.log_path.as_os_str().is_empty() {
-            Log::nowhere()
-        } else {
-            Log::open(&spec.log_path, spec.log_max_bytes, spec.log_max_files).map_err(io("open log"))?
-        };
-        let mut entry = Entry::new(self.new_record(&spec)?, log);
+        work::make_directories(&self.layout, &spec.id).map_err(io("make container directories"))?;
+        if !spec.log_path.as_os_str().is_empty() {
+            entry.log =
+                Log::open(&spec.log_path, spec.log_max_bytes, spec.log_max_files).map_err(io("open log"))?;
+        }
+        // On disk before anything is made, so that nothing is left without a record.
         self.layout.save_container(&entry.record).map_err(io("save container"))?;
-        let stdio = self.make_streams(&spec, &mut entry).map_err(io("make streams"))?;
-        let keep = stdio.numbers();
+        self.make_streams(spec, entry).map_err(io("make streams"))
+    }
+
+    fn spawn_create(
+        &mut self,
+        origin: Origin,
+        spec: ContainerSpec,
+        entry: &Entry,
+        stdio: Stdio,
+    ) -> Result<(), Failure> {
+        let home = self.sandboxes.get(&spec.sandbox).cloned().ok_or_else(|| no_such("sandbox", &spec.sandbox))?;
         let (layout, cgroups, open_files) = (self.layout.clone(), self.cgroups.clone(), self.open_files);
-        let Some(home) = self.sandboxes.get(&spec.sandbox).cloned() else {
-            return Err(no_such("sandbox", &spec.sandbox));
-        };
         let cgroup = entry.record.cgroup.clone();
-        let task = Task::Create { id: id.clone() };
+        let task = Task::Create { id: spec.id.clone() };
+        let keep = stdio.numbers();
         self.spawn(task, Some(origin), &keep, move || {
             let around = Surroundings {
                 sandbox: &home.sandbox,
@@ -97,10 +119,7 @@ impl Server {
                 open_files,
             };
             work::create(&layout, &cgroups, &spec, &around, stdio)
-        })?;
-        self.containers.insert(id.clone(), entry);
-        self.occupy(container_key(&id));
-        Ok(())
+        })
     }
 
     fn check_new(&self, spec: &ContainerSpec) -> Result<(), Failure> {
@@ -394,14 +413,18 @@ impl Server {
     fn drop_entry(&mut self, id: &str) {
         self.drain(id);
         if let Some(mut entry) = self.containers.remove(id) {
-            for outlet in [entry.out.take(), entry.err.take()].into_iter().flatten() {
-                self.forget(outlet.fd.as_fd(), outlet.token);
-            }
+            self.forget_streams(&mut entry);
             if let Some((pidfd, token)) = entry.pidfd.take() {
                 self.forget(pidfd.as_fd(), token);
             }
         }
         self.sessions_of_removed(id);
+    }
+
+    fn forget_streams(&mut self, entry: &mut Entry) {
+        for outlet in [entry.out.take(), entry.err.take()].into_iter().flatten() {
+            self.forget(outlet.fd.as_fd(), outlet.token);
+        }
     }
 
     pub(super) fn reopen_log(&mut self, id: &str) -> Result<(), Failure> {

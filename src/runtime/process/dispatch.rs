@@ -205,6 +205,18 @@ impl Server {
             return Err(failure(FailureKind::Limit, format!("there are {SANDBOXES_MAX} sandboxes")));
         }
         let id = spec.id.clone();
+        if let Err(failure) = self.begin_sandbox(origin, spec) {
+            if let Err(error) = work::remove_directory(&self.layout.sandbox(&id)) {
+                tracing::warn!(id, %error, "cannot clean up after a failed creation");
+            }
+            return Err(failure);
+        }
+        self.occupy(sandbox_key(&id));
+        Ok(())
+    }
+
+    fn begin_sandbox(&mut self, origin: Origin, spec: SandboxSpec) -> Result<(), Failure> {
+        let id = spec.id.clone();
         sandbox::make_directories(&self.layout, &id)
             .map_err(|error| internal(format!("make directories of sandbox {id}: {error}")))?;
         let pinned = sandbox::own_namespaces(&spec);
@@ -221,8 +233,7 @@ impl Server {
         let (layout, cgroups, root) = (self.layout.clone(), self.cgroups.clone(), self.config.cgroup_root.clone());
         let task = Task::CreateSandbox { id: id.clone() };
         self.spawn(task, Some(origin), &[], move || sandbox::create(&layout, &cgroups, &root, &spec))?;
-        self.sandboxes.insert(id.clone(), record);
-        self.occupy(sandbox_key(&id));
+        self.sandboxes.insert(id, record);
         Ok(())
     }
 

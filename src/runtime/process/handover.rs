@@ -30,6 +30,7 @@ pub(super) struct Upgrade {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Handover {
     listener: RawFd,
+    lock: RawFd,
     pub(super) next: u64,
     containers: BTreeMap<String, Numbers>,
     sessions: BTreeMap<u64, SessionNumbers>,
@@ -80,6 +81,11 @@ impl Handover {
 
     pub(super) fn listener(&self) -> io::Result<UnixListener> {
         take(Some(self.listener)).map(UnixListener::from).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// The lock file, still locked: the lock belongs to the open file.
+    pub(super) fn lock(&self) -> io::Result<File> {
+        take(Some(self.lock)).map(File::from).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     pub(super) fn take_streams(&mut self, id: &str) -> Option<Streams> {
@@ -148,8 +154,12 @@ impl Server {
             sys::fds::set_cloexec(fd, false)?;
             Ok(fd.as_raw_fd())
         };
-        let mut handover =
-            Handover { listener: keep(self.listener.as_fd())?, next: self.next, ..Handover::default() };
+        let mut handover = Handover {
+            listener: keep(self.listener.as_fd())?,
+            lock: keep(self.lock.as_fd())?,
+            next: self.next,
+            ..Handover::default()
+        };
         for (id, entry) in &self.containers {
             let numbers = Numbers {
                 out: entry.out.as_ref().map(|outlet| keep(outlet.fd.as_fd())).transpose()?,
@@ -172,7 +182,7 @@ impl Server {
 
     /// Undoes [`Server::describe`] after a failed exec: no child of ours may inherit these by accident.
     fn seal(&self) {
-        let mut all = vec![self.listener.as_fd()];
+        let mut all = vec![self.listener.as_fd(), self.lock.as_fd()];
         for entry in self.containers.values() {
             all.extend(entry.out.iter().chain(&entry.err).map(|outlet| outlet.fd.as_fd()));
             all.extend(entry.stdin.as_ref().map(AsFd::as_fd));

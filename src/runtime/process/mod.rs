@@ -126,7 +126,7 @@ pub fn main(config: Config) -> Result<(), Error> {
     }
     let state_dir = config.state_dir.canonicalize().map_err(at("resolve", &config.state_dir))?;
     let config = Config { state_dir, ..config };
-    let lock = lock(&config.state_dir.join("lock"), handover.is_some())?;
+    let lock = lock(&config.state_dir.join("lock"), handover.as_ref())?;
     let listener = match &handover {
         Some(handover) => handover.listener().map_err(system("take over socket"))?,
         None => listen(&config.socket)?,
@@ -166,13 +166,14 @@ fn raise_open_files() -> (u64, u64) {
     }
 }
 
-/// Held as long as the process lives. A process that takes over has it already.
-fn lock(path: &Path, inherited: bool) -> Result<Flock<fs::File>, Error> {
-    let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
-    let file = open.map_err(at("open", path))?;
-    // The exec that handed over closed the old descriptor, which released the lock.
-    let how = if inherited { FlockArg::LockExclusive } else { FlockArg::LockExclusiveNonblock };
-    Flock::lock(file, how).map_err(|_| Error::Running(path.to_owned()))
+/// At most one runtime process uses a state directory. A process that takes over has the lock already.
+fn lock(path: &Path, handover: Option<&Handover>) -> Result<Flock<fs::File>, Error> {
+    let file = match handover {
+        Some(handover) => handover.lock(),
+        None => OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path),
+    };
+    let file = file.map_err(at("open", path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::Running(path.to_owned()))
 }
 
 fn listen(socket: &Path) -> Result<UnixListener, Error> {

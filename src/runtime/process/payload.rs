@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use nix::mount::{MsFlags, mount};
 use sys::privileges::{CapabilityMask, Instruction, install_seccomp, limit_capabilities};
 
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub(super) struct Payload {
     pub(super) capabilities: CapabilityMask,
     pub(super) last_capability: u32,
     pub(super) cwd: PathBuf,
+    /// Mounts of the container whose propagation libcontainer leaves as inherited (it reads the option, no more).
+    pub(super) propagation: Vec<(PathBuf, MsFlags)>,
 }
 
 impl Executor for Payload {
@@ -56,6 +59,10 @@ impl Payload {
     /// Goes to the working directory, which is made if missing, and looks for the program, so that a wrong name fails
     /// the creation with a clear message.
     fn prepare(&self, spec: &Spec) -> Result<(), String> {
+        for (path, flags) in &self.propagation {
+            mount(None::<&str>, path, None::<&str>, *flags, None::<&str>)
+                .map_err(|error| format!("set propagation of {}: {error}", path.display()))?;
+        }
         fs::create_dir_all(&self.cwd)
             .and_then(|()| std::env::set_current_dir(&self.cwd))
             .map_err(|error| format!("working directory {}: {error}", self.cwd.display()))?;

@@ -113,7 +113,8 @@ pub(super) struct Server {
     epoll: Epoll,
     signals: SignalFd,
     sources: BTreeMap<u64, Source>,
-    _lock: Flock<fs::File>,
+    /// Held as long as the process lives.
+    pub(super) lock: Flock<fs::File>,
 }
 
 impl Server {
@@ -154,7 +155,7 @@ impl Server {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             signals,
             sources: BTreeMap::new(),
-            _lock: lock,
+            lock,
         };
         let token = server.next_number();
         watch(&server.epoll, server.listener.as_fd(), token, EpollFlags::EPOLLIN)?;

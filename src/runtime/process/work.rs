@@ -21,7 +21,9 @@ use super::oci::{self, Surroundings};
 use super::payload::Payload;
 use super::record::Layout;
 use super::{capabilities, devices, seccomp};
-use crate::protocol::{ContainerSpec, ExecSpec, Failure, FailureKind, Propagation, Seccomp, Stats};
+use crate::protocol::{
+    ContainerSpec, ExecSpec, Failure, FailureKind, Mount, MountKind, Propagation, Seccomp, Stats,
+};
 
 /// Directory entries looked at when measuring a writable layer.
 const WALK_MAX: u64 = 2_000_000;
@@ -56,6 +58,7 @@ pub(super) fn create(
     let dir = layout.container(&spec.id);
     let devices = devices::of_host(spec)?;
     let mut payload = payload(spec)?;
+    payload.propagation = spec.mounts.iter().filter_map(propagation).collect();
     mount_root(&dir, spec)?;
     let config = oci::spec(spec, around, &devices);
     write_json(&dir.join("config.json"), &config)?;
@@ -186,7 +189,17 @@ fn payload(spec: &ContainerSpec) -> Result<Payload, Failure> {
         capabilities: mask,
         last_capability: sys::privileges::last_capability().map_err(while_doing("read last capability"))?,
         cwd: PathBuf::from(if spec.cwd.is_empty() { "/" } else { &spec.cwd }),
+        propagation: Vec::new(),
     })
+}
+
+fn propagation(mount: &Mount) -> Option<(PathBuf, MsFlags)> {
+    let flags = match mount.propagation {
+        Propagation::Private => MsFlags::MS_PRIVATE,
+        Propagation::HostToContainer => MsFlags::MS_SLAVE,
+        Propagation::Bidirectional => return None,
+    };
+    (mount.kind == MountKind::Bind).then(|| (mount.destination.clone(), flags | MsFlags::MS_REC))
 }
 
 /// The overlay lives in a mount namespace that ends with the container, so it cannot be left behind. Only where mounts

@@ -11,5 +11,6 @@ mod exec;
 mod lifecycle;
 mod node;
 mod recovery;
+mod robustness;
 mod sandboxes;
 mod streams;

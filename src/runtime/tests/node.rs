@@ -137,6 +137,14 @@ impl Node {
         self.log(id).into_iter().map(|(_, tag, text)| if tag == 'P' { text } else { text + "\n" }).collect()
     }
 
+    /// Runs a script in the node's mount namespace.
+    pub(crate) fn on_node(&self, script: &str) -> String {
+        let pid = self.holder.id().to_string();
+        let output = Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", script]).output().unwrap();
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     pub(crate) async fn log_contains(&self, id: &str, text: &str) {
         let what = format!("log of {id} has {text:?}");
         eventually(&what, || self.log_path(id).exists() && self.text(id).contains(text)).await;

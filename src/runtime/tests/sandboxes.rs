@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use runtime::protocol::State;
+use runtime::protocol::{Mount, Propagation, State};
 
 use crate::node::{Node, eventually};
 
@@ -111,5 +111,45 @@ async fn a_sandbox_can_be_made_again_after_removal() {
     node.sandbox("a").await;
     let ended = node.run_to_end(&node.spec("a", "one", "exit 1")).await;
     assert_eq!(ended.state, State::Exited);
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn mounts_travel_only_where_asked_for() {
+    let node = Node::start().await;
+    node.sandbox("a").await;
+    let volume = node.dir.path().join("volume");
+    fs::create_dir_all(volume.join("from-container")).unwrap();
+    fs::create_dir_all(volume.join("from-host")).unwrap();
+    let path = volume.to_str().unwrap();
+    node.on_node(&format!("mount --bind {path} {path} && mount --make-shared {path}"));
+    let mount = |propagation| Mount {
+        source: volume.clone(),
+        destination: "/volume".into(),
+        recursive: true,
+        propagation,
+        ..Mount::default()
+    };
+    let script = "mount -t tmpfs none /volume/from-container; echo up; sleep 600";
+    for (id, propagation) in [("both", Propagation::Bidirectional), ("in", Propagation::HostToContainer), ("none", Propagation::Private)] {
+        let mut spec = node.spec("a", id, if id == "both" { script } else { "echo up; sleep 600" });
+        spec.privileged = true;
+        spec.mounts = vec![mount(propagation)];
+        node.run(&spec).await;
+        node.log_contains(id, "up").await;
+    }
+    node.on_node(&format!("mount -t tmpfs none {path}/from-host"));
+    let table = node.on_node("cat /proc/self/mountinfo");
+    assert!(table.contains("volume/from-container"), "{table}");
+    for (id, sees) in [("both", true), ("in", true), ("none", false)] {
+        let args = ["cat", "/proc/self/mountinfo"].map(str::to_owned).to_vec();
+        let output = node.runtime.exec_sync(id, args, DEADLINE, 1 << 20).await.unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().contains("/volume/from-host"), sees, "{id}");
+    }
+    for id in ["both", "in", "none"] {
+        node.runtime.remove_container(id).await.unwrap();
+    }
+    assert!(volume.join("from-host").is_dir(), "removal follows no mounts");
+    node.on_node(&format!("umount -R {path}"));
     node.finish().await;
 }

@@ -120,7 +120,7 @@ async fn a_container_with_a_terminal_can_be_attached_and_resized() {
 async fn an_attached_reader_that_does_not_read_holds_nothing_up() {
     let node = Node::start().await;
     node.sandbox("a").await;
-    let script = "while [ ! -e /tmp/go ]; do sleep 0.02; done; head -c 8000000 /dev/zero | tr '\\0' '\\n'; echo end";
+    let script = "while [ ! -e /tmp/go ]; do sleep 0.02; done; yes xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx | head -c 4000000; echo; echo end";
     let mut events = node.runtime.events();
     let mut spec = node.spec("a", "one", script);
     spec.log_max_bytes = 1_000_000;
