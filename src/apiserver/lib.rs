@@ -19,6 +19,7 @@ mod config;
 mod discovery;
 mod expiry;
 mod listener;
+mod node_access;
 mod object;
 mod openapi;
 mod paths;

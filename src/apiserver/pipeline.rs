@@ -5,7 +5,7 @@ use crate::answer::{self, Answer, Form, Result};
 use crate::authz::{self, Attributes};
 use crate::registry::{self, Context};
 use crate::request::{Query, Route, Target, route};
-use crate::{ApiServer, Body, User, authn, body, paths, subresources};
+use crate::{ApiServer, Body, User, authn, body, node_access, paths, subresources};
 use api::{Resource, Status, Strategy};
 use bytes::Bytes;
 use http::header::ACCEPT;
@@ -75,6 +75,9 @@ impl ApiServer {
             }
             Route::Resource(target) => std::mem::take(target),
         };
+        if let Err(status) = node_access::check(self, user, &target, &asked.query).await {
+            return answer::status_response(&status);
+        }
         let res = match served(&target) {
             Ok(res) => res,
             Err(status) => return answer::status_response(&status),

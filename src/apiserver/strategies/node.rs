@@ -38,6 +38,10 @@ pub(crate) fn check_node_restriction(
                 None if !mirror => refuse(format!(
                     "pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"
                 )),
+                // Else a node could name an account or a Secret in a mirror pod and then read it.
+                None if !object::text(new, &["spec", "serviceAccountName"]).is_empty() => refuse(
+                    format!("node {node:?} can not create pods that reference a service account"),
+                ),
                 _ if bound != node => refuse(format!(
                     "node {node:?} can only modify pods with spec.nodeName set to itself"
                 )),
