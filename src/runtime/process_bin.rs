@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // The handover replaces the program with these same arguments.
-    let result = runtime::process::Config::from_args(std::env::args_os().skip(1)).and_then(runtime::process::main);
+    let result = runtime::process::Config::from_args(std::env::args_os().skip(1))
+        .and_then(runtime::process::main);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

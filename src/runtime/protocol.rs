@@ -300,31 +300,74 @@ pub enum Request {
     Version,
     List,
     CreateSandbox(Box<SandboxSpec>),
-    RemoveSandbox { id: String },
+    RemoveSandbox {
+        id: String,
+    },
     CreateContainer(Box<ContainerSpec>),
-    StartContainer { id: String },
-    Container { id: String },
+    StartContainer {
+        id: String,
+    },
+    Container {
+        id: String,
+    },
     /// To the container's first process.
-    Signal { id: String, signal: i32 },
+    Signal {
+        id: String,
+        signal: i32,
+    },
     /// SIGKILL to everything in the container's cgroup.
-    KillAll { id: String },
-    RemoveContainer { id: String },
-    Exec { id: String, spec: Box<ExecSpec> },
-    ExecWait { session: u64 },
-    ExecSignal { session: u64, signal: i32 },
-    ResizeExec { session: u64, columns: u16, rows: u16 },
-    Resize { id: String, columns: u16, rows: u16 },
-    Attach { id: String, stdin: bool },
-    Stats { id: String },
+    KillAll {
+        id: String,
+    },
+    RemoveContainer {
+        id: String,
+    },
+    Exec {
+        id: String,
+        spec: Box<ExecSpec>,
+    },
+    ExecWait {
+        session: u64,
+    },
+    ExecSignal {
+        session: u64,
+        signal: i32,
+    },
+    ResizeExec {
+        session: u64,
+        columns: u16,
+        rows: u16,
+    },
+    Resize {
+        id: String,
+        columns: u16,
+        rows: u16,
+    },
+    Attach {
+        id: String,
+        stdin: bool,
+    },
+    Stats {
+        id: String,
+    },
     /// Limits of a sandbox's cgroup, its containers included.
-    SandboxStats { id: String },
-    UpdateResources { id: String, resources: Resources },
+    SandboxStats {
+        id: String,
+    },
+    UpdateResources {
+        id: String,
+        resources: Resources,
+    },
     /// Close and reopen the log file, after someone else moved it away.
-    ReopenLog { id: String },
+    ReopenLog {
+        id: String,
+    },
     /// Send events on this connection from now on.
     Subscribe,
     /// Re-execute `exe` (none: its own), keeping pid, children and descriptors.
-    Upgrade { exe: Option<PathBuf> },
+    Upgrade {
+        exe: Option<PathBuf>,
+    },
     /// End the process; containers go on.
     Stop,
 }
@@ -366,8 +409,12 @@ pub struct Failure {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    ContainerStarted { id: String },
-    ContainerExited { id: String },
+    ContainerStarted {
+        id: String,
+    },
+    ContainerExited {
+        id: String,
+    },
     /// Made by the client after a reconnect or an overrun: list again.
     Lost,
 }

@@ -13,7 +13,13 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
-    let sent = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    let sent = sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
     Ok(sent)
 }
 
@@ -21,8 +27,12 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut control = nix::cmsg_space!([RawFd; FDS_PER_MESSAGE]);
     let mut slices = [IoSliceMut::new(buffer)];
-    let message =
-        recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut control),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
     let mut fds = Vec::new();
     for item in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = item {
@@ -66,7 +76,8 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
 /// For a forked child that will only `_exit` or `exec`: Rust owners of the closed descriptors must never be dropped in
 /// this process, which `process::fork_child` guarantees.
 pub(crate) fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
-    let mut kept: Vec<u32> = keep.iter().filter(|fd| **fd > 2).filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    let mut kept: Vec<u32> =
+        keep.iter().filter(|fd| **fd > 2).filter_map(|fd| u32::try_from(*fd).ok()).collect();
     kept.sort_unstable();
     kept.dedup();
     let mut first = 3u32;

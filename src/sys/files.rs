@@ -31,7 +31,9 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         Some(_) => Path::new("."),
-        None => return Err(io::Error::new(io::ErrorKind::InvalidInput, "path has no parent directory")),
+        None => {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "path has no parent directory"));
+        }
     };
     let (temporary, mut file) = create_temporary(path, dir, mode)?;
     let written = file
@@ -55,7 +57,11 @@ fn create_temporary(path: &Path, dir: &Path, mode: u32) -> io::Result<(PathBuf, 
     for _ in 0..NAME_TRIES {
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
-        hidden.push(format!(".{}.{}", std::process::id(), SEQUENCE.fetch_add(1, Ordering::Relaxed)));
+        hidden.push(format!(
+            ".{}.{}",
+            std::process::id(),
+            SEQUENCE.fetch_add(1, Ordering::Relaxed)
+        ));
         let candidate = dir.join(hidden);
         // Never wider than 0600 before the content is complete.
         match OpenOptions::new().write(true).create_new(true).mode(mode & 0o600).open(&candidate) {

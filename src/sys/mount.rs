@@ -24,16 +24,25 @@ pub fn overlay(target: &Path, lower: &[PathBuf], upper: &Path, work: &Path) -> i
     match overlay_by_fsconfig(target, lower, upper, work) {
         Ok(()) => Ok(()),
         Err(error) => match overlay_options(lower, upper, work) {
-            Some(options) => {
-                mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options.as_c_str()))
-                    .map_err(io::Error::from)
-            }
+            Some(options) => mount(
+                Some("overlay"),
+                target,
+                Some("overlay"),
+                MsFlags::empty(),
+                Some(options.as_c_str()),
+            )
+            .map_err(io::Error::from),
             None => Err(error),
         },
     }
 }
 
-fn overlay_by_fsconfig(target: &Path, lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<()> {
+fn overlay_by_fsconfig(
+    target: &Path,
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+) -> io::Result<()> {
     let context = fsopen(c"overlay")?;
     let context = context.as_fd();
     set_string(context, c"source", b"overlay")?;
@@ -87,11 +96,17 @@ fn set_string(context: BorrowedFd<'_>, key: &CStr, value: &[u8]) -> io::Result<(
     fsconfig(context, FSCONFIG_SET_STRING, Some(key), Some(&value))
 }
 
-fn fsconfig(context: BorrowedFd<'_>, command: u32, key: Option<&CStr>, value: Option<&CStr>) -> io::Result<()> {
+fn fsconfig(
+    context: BorrowedFd<'_>,
+    command: u32,
+    key: Option<&CStr>,
+    value: Option<&CStr>,
+) -> io::Result<()> {
     let key = key.map_or(std::ptr::null(), CStr::as_ptr);
     let value = value.map_or(std::ptr::null(), CStr::as_ptr);
     // SAFETY: both strings are null or terminated and outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -143,7 +158,10 @@ fn unescape(text: &str) -> PathBuf {
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some((first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal = tail
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 out.push(byte);

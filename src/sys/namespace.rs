@@ -15,11 +15,13 @@ use nix::sched::{CloneFlags, setns};
 pub fn pin(kind: &str, path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let source = format!("/proc/thread-self/ns/{kind}");
-    mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|error| {
-        // The pin has failed; an empty file must not look like one.
-        let _ = fs::remove_file(path);
-        io::Error::from(error)
-    })
+    mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(
+        |error| {
+            // The pin has failed; an empty file must not look like one.
+            let _ = fs::remove_file(path);
+            io::Error::from(error)
+        },
+    )
 }
 
 /// Undoes [`pin`]. A pin that is not there is fine.
@@ -36,7 +38,8 @@ pub fn unpin(path: &Path) -> io::Result<()> {
 
 /// Whether the path is a pinned namespace (and not only the empty file a reboot leaves).
 pub fn is_pinned(path: &Path) -> bool {
-    nix::sys::statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
+    nix::sys::statfs::statfs(path)
+        .is_ok_and(|stat| stat.filesystem_type() == nix::sys::statfs::NSFS_MAGIC)
 }
 
 /// Runs `work` in the network namespace at `path`, on a thread of its own that ends afterwards, so that no other code can
@@ -44,11 +47,14 @@ pub fn is_pinned(path: &Path) -> bool {
 pub fn run_in_netns<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     let namespace = File::open(path)?;
     thread::scope(|scope| {
-        let handle = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, move || {
-            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
-            Ok(work())
-        })?;
-        handle.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the network namespace panicked")))
+        let handle =
+            thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, move || {
+                setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+                Ok(work())
+            })?;
+        handle.join().unwrap_or_else(|_| {
+            Err(io::Error::other("the thread in the network namespace panicked"))
+        })
     })
 }
 
@@ -68,6 +74,7 @@ pub fn loopback_up() -> io::Result<()> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which lives on our stack for the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    let result =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -24,10 +24,9 @@ struct CapabilityData {
 /// The highest capability number this kernel knows.
 pub fn last_capability() -> io::Result<u32> {
     let path = "/proc/sys/kernel/cap_last_cap";
-    std::fs::read_to_string(path)?
-        .trim()
-        .parse()
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{path}: unexpected content")))
+    std::fs::read_to_string(path)?.trim().parse().map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{path}: unexpected content"))
+    })
 }
 
 /// Leaves the calling thread no more than `mask` of what it has: bounding set up to capability `last`, permitted and
@@ -38,7 +37,11 @@ pub fn limit_capabilities(mask: CapabilityMask, last: u32) -> io::Result<()> {
     }
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
     let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
-    let half = |bits: u64| CapabilityData { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
+    let half = |bits: u64| CapabilityData {
+        effective: bits as u32,
+        permitted: bits as u32,
+        inheritable: 0,
+    };
     let mut has = [CapabilityData::default(); 2];
     // SAFETY: version 3 reads a header and writes two data blocks, which live on our stack for the call.
     let result = unsafe { libc::syscall(libc::SYS_capget, &raw const header, has.as_mut_ptr()) };
@@ -55,7 +58,9 @@ pub fn limit_capabilities(mask: CapabilityMask, last: u32) -> io::Result<()> {
 
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the options used here take numbers only.
-    let result = unsafe { libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) };
+    let result = unsafe {
+        libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong)
+    };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -71,16 +76,24 @@ pub struct Instruction {
 
 /// Installs a seccomp filter for the calling thread and what it executes. Needs CAP_SYS_ADMIN or no_new_privs.
 pub fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
-    let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let length =
+        u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
     // SAFETY: the program outlives the call and has `length` instructions of the kernel's layout; the kernel only reads it.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &raw const filter) };
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &raw const filter)
+    };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Gives SIGPIPE back its default meaning, which Rust's start-up code takes away and `exec` would pass on.
 pub fn default_sigpipe() -> io::Result<()> {
     // SAFETY: no handler function is installed.
-    unsafe { nix::sys::signal::signal(nix::sys::signal::Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) }?;
+    unsafe {
+        nix::sys::signal::signal(
+            nix::sys::signal::Signal::SIGPIPE,
+            nix::sys::signal::SigHandler::SigDfl,
+        )
+    }?;
     Ok(())
 }

@@ -17,7 +17,11 @@ pub fn boot_id() -> io::Result<String> {
 pub fn uptime() -> io::Result<Duration> {
     let path = "/proc/uptime";
     let text = fs::read_to_string(path)?;
-    let seconds = text.split(' ').next().and_then(|word| word.parse::<f64>().ok()).ok_or_else(|| malformed(path))?;
+    let seconds = text
+        .split(' ')
+        .next()
+        .and_then(|word| word.parse::<f64>().ok())
+        .ok_or_else(|| malformed(path))?;
     Duration::try_from_secs_f64(seconds).map_err(|_| malformed(path))
 }
 

@@ -66,7 +66,10 @@ fn descriptors_travel_in_order() {
 #[test]
 fn forking_a_threaded_process_is_refused() {
     // The test harness has threads of its own.
-    assert_eq!(crate::process::fork_child(&[], || 0).unwrap_err().raw_os_error(), Some(libc::EDEADLK));
+    assert_eq!(
+        crate::process::fork_child(&[], || 0).unwrap_err().raw_os_error(),
+        Some(libc::EDEADLK)
+    );
 }
 
 #[test]
@@ -88,7 +91,10 @@ fn proc_readers_answer() {
     assert!(crate::procfs::uptime().unwrap().as_secs() > 0);
     assert!(crate::procfs::memory_total().unwrap() >= crate::procfs::memory_available().unwrap());
     assert!(crate::mount::space(Path::new("/")).unwrap().total_bytes > 0);
-    assert_eq!(crate::procfs::process_stat(i32::MAX).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(
+        crate::procfs::process_stat(i32::MAX).unwrap_err().kind(),
+        std::io::ErrorKind::NotFound
+    );
 }
 
 #[test]

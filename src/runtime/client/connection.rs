@@ -35,7 +35,11 @@ pub(super) struct Answer {
 }
 
 /// Lives until aborted or until the last handle is gone.
-pub(super) async fn run(path: PathBuf, mut calls: mpsc::Receiver<Pending>, events: broadcast::Sender<Event>) {
+pub(super) async fn run(
+    path: PathBuf,
+    mut calls: mpsc::Receiver<Pending>,
+    events: broadcast::Sender<Event>,
+) {
     let mut backoff = BACKOFF_FIRST;
     let mut connected_before = false;
     loop {
@@ -50,7 +54,9 @@ pub(super) async fn run(path: PathBuf, mut calls: mpsc::Receiver<Pending>, event
                 let mut link = Link::new(stream, &events);
                 match link.serve(&mut calls).await {
                     Ok(()) => return,
-                    Err(error) => tracing::info!(path = %path.display(), %error, "runtime process disconnected"),
+                    Err(error) => {
+                        tracing::info!(path = %path.display(), %error, "runtime process disconnected")
+                    }
                 }
             }
             Err(error) => {
@@ -92,8 +98,11 @@ impl<'a> Link<'a> {
         let mut chunk = vec![0; READ_CHUNK];
         loop {
             let takes = self.unwritten.len() < UNWRITTEN_MAX && self.waiting.len() < UNANSWERED_MAX;
-            let interest =
-                if self.unwritten.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+            let interest = if self.unwritten.is_empty() {
+                Interest::READABLE
+            } else {
+                Interest::READABLE | Interest::WRITABLE
+            };
             tokio::select! {
                 call = calls.recv(), if takes => match call {
                     Some(call) => self.take(call),
@@ -123,7 +132,9 @@ impl<'a> Link<'a> {
         } else {
             let message = format!("request is larger than {FRAME_MAX} bytes");
             // The caller may have given up.
-            let _ = call.answer.send(Err(Failure { kind: crate::protocol::FailureKind::Invalid, message }));
+            let _ = call
+                .answer
+                .send(Err(Failure { kind: crate::protocol::FailureKind::Invalid, message }));
         }
     }
 
@@ -152,8 +163,9 @@ impl<'a> Link<'a> {
 
     fn read(&mut self, chunk: &mut [u8]) -> io::Result<()> {
         loop {
-            let received =
-                self.stream.try_io(Interest::READABLE, || sys::fds::receive(self.stream.as_fd(), chunk));
+            let received = self
+                .stream
+                .try_io(Interest::READABLE, || sys::fds::receive(self.stream.as_fd(), chunk));
             match received {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((bytes, fds)) => {
@@ -186,7 +198,10 @@ impl<'a> Link<'a> {
             }
             Message::Reply { id, fds, result } => {
                 if fds > self.fds.len() {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "descriptors are missing"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "descriptors are missing",
+                    ));
                 }
                 let fds = self.fds.drain(..fds).collect();
                 if let Some(answer) = self.waiting.remove(&id) {

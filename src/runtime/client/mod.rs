@@ -16,8 +16,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::protocol::{
-    Container, ContainerSpec, Event, ExecSpec, Failure, FailureKind, PROTOCOL, Reply, Request, Resources, Sandbox,
-    SandboxSpec, Snapshot, Stats, Version,
+    Container, ContainerSpec, Event, ExecSpec, Failure, FailureKind, PROTOCOL, Reply, Request,
+    Resources, Sandbox, SandboxSpec, Snapshot, Stats, Version,
 };
 use connection::{Answer, Pending};
 
@@ -129,7 +129,8 @@ impl Runtime {
                 }
             }
         });
-        let version = answered.await.map_err(|_| runtime.timed_out("connect", CONNECT_TIMEOUT))??;
+        let version =
+            answered.await.map_err(|_| runtime.timed_out("connect", CONNECT_TIMEOUT))??;
         if version.protocol != PROTOCOL {
             return Err(Error::Protocol(version.protocol));
         }
@@ -148,7 +149,12 @@ impl Runtime {
         Error::Timeout { path: self.inner.path.clone(), call, seconds: after.as_secs() }
     }
 
-    async fn call(&self, name: &'static str, request: Request, limit: Option<Duration>) -> Result<Answer, Error> {
+    async fn call(
+        &self,
+        name: &'static str,
+        request: Request,
+        limit: Option<Duration>,
+    ) -> Result<Answer, Error> {
         let (answer, answered) = oneshot::channel();
         let exchange = async {
             let lost = || Error::Disconnected(self.inner.path.clone());
@@ -156,7 +162,9 @@ impl Runtime {
             answered.await.map_err(|_| lost())?.map_err(Error::from)
         };
         match limit {
-            Some(limit) => timeout(limit, exchange).await.unwrap_or_else(|_| Err(self.timed_out(name, limit))),
+            Some(limit) => {
+                timeout(limit, exchange).await.unwrap_or_else(|_| Err(self.timed_out(name, limit)))
+            }
             None => exchange.await,
         }
     }
@@ -230,7 +238,11 @@ impl Runtime {
     }
 
     pub async fn update_resources(&self, id: &str, resources: &Resources) -> Result<(), Error> {
-        self.done("update_resources", Request::UpdateResources { id: id.to_owned(), resources: *resources }).await
+        self.done(
+            "update_resources",
+            Request::UpdateResources { id: id.to_owned(), resources: *resources },
+        )
+        .await
     }
 
     pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
@@ -281,7 +293,9 @@ impl Runtime {
     /// Joins the output of a running container from now on, and its standard input if asked for. Output that the caller
     /// does not read in time is dropped, not waited for.
     pub async fn attach(&self, id: &str, stdin: bool) -> Result<ExecSession, Error> {
-        let answer = self.call("attach", Request::Attach { id: id.to_owned(), stdin }, Some(CALL_TIMEOUT)).await?;
+        let answer = self
+            .call("attach", Request::Attach { id: id.to_owned(), stdin }, Some(CALL_TIMEOUT))
+            .await?;
         ExecSession::from_answer(answer)
     }
 

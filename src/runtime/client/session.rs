@@ -61,13 +61,20 @@ impl FdStream {
     /// Needs a tokio runtime with IO.
     pub fn new(fd: OwnedFd) -> io::Result<FdStream> {
         sys::fds::set_nonblocking(fd.as_fd(), true)?;
-        #[expect(deprecated, reason = "OwnedFd keeps its descriptor open; the replacement is unsafe")]
+        #[expect(
+            deprecated,
+            reason = "OwnedFd keeps its descriptor open; the replacement is unsafe"
+        )]
         Ok(FdStream { fd: AsyncFd::new(fd)? })
     }
 }
 
 impl AsyncRead for FdStream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.fd.poll_read_ready(context))?;
             let space = buffer.initialize_unfilled();
@@ -76,7 +83,9 @@ impl AsyncRead for FdStream {
                     buffer.advance(read);
                     return Poll::Ready(Ok(()));
                 }
-                Ok(Err(error)) if error.raw_os_error() == Some(nix::libc::EIO) => return Poll::Ready(Ok(())),
+                Ok(Err(error)) if error.raw_os_error() == Some(nix::libc::EIO) => {
+                    return Poll::Ready(Ok(()));
+                }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
                 Err(_) => {}
@@ -86,7 +95,11 @@ impl AsyncRead for FdStream {
 }
 
 impl AsyncWrite for FdStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.fd.poll_write_ready(context))?;
             match guard.try_io(|fd| Ok(nix::unistd::write(fd.get_ref(), bytes)?)) {
@@ -135,7 +148,8 @@ pub(super) async fn run_to_end(
         let out = Capture::new(session.stdout.take(), &mut stdout, limit)?;
         let err = Capture::new(session.stderr.take(), &mut stderr, limit)?;
         let mut reading = Box::pin(async { tokio::join!(out.run(), err.run()) });
-        let (code, drained) = wait_while_reading(runtime, session.id, deadline, reading.as_mut()).await?;
+        let (code, drained) =
+            wait_while_reading(runtime, session.id, deadline, reading.as_mut()).await?;
         if !drained {
             // What is still in the pipes belongs to the output; a child that keeps them open does not.
             let _ = timeout(DRAIN_TIMEOUT, reading).await;
@@ -181,7 +195,8 @@ struct Capture<'a> {
 
 impl<'a> Capture<'a> {
     fn new(fd: Option<OwnedFd>, into: &'a mut Vec<u8>, limit: usize) -> Result<Self, Error> {
-        let stream = fd.map(FdStream::new).transpose().map_err(|error| Error::Session(error.to_string()))?;
+        let stream =
+            fd.map(FdStream::new).transpose().map_err(|error| Error::Session(error.to_string()))?;
         Ok(Capture { stream, into, limit })
     }
 

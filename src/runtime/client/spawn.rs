@@ -34,7 +34,10 @@ impl Program {
 /// goes on when the caller ends. Its messages go to `runtime.log` in its state directory.
 pub async fn spawn(program: &Program, config: &Config) -> Result<Runtime, Error> {
     if !answers(&config.socket).await {
-        start(program, config).map_err(|error| Error::Spawn { exe: program.exe.clone(), message: error.to_string() })?;
+        start(program, config).map_err(|error| Error::Spawn {
+            exe: program.exe.clone(),
+            message: error.to_string(),
+        })?;
     }
     Runtime::connect(&config.socket).await
 }
@@ -47,7 +50,8 @@ fn start(program: &Program, config: &Config) -> std::io::Result<()> {
     fs::create_dir_all(&config.state_dir)?;
     let log = config.state_dir.join("runtime.log");
     let full = fs::metadata(&log).is_ok_and(|metadata| metadata.len() > LOG_MAX);
-    let log = OpenOptions::new().create(true).append(!full).write(true).truncate(full).open(&log)?;
+    let log =
+        OpenOptions::new().create(true).append(!full).write(true).truncate(full).open(&log)?;
     Command::new(&program.exe)
         .args(&program.arguments)
         .args(config.to_args())

@@ -72,7 +72,8 @@ const DEFAULT: &[&str] = &[
 
 /// The capabilities of a container, as a mask and as `CAP_` names. An unknown name is an error that names it.
 pub(super) fn resolve(spec: &ContainerSpec) -> Result<(u64, BTreeSet<String>), String> {
-    let mut set: BTreeSet<&str> = if spec.privileged { NAMES } else { DEFAULT }.iter().copied().collect();
+    let mut set: BTreeSet<&str> =
+        if spec.privileged { NAMES } else { DEFAULT }.iter().copied().collect();
     // As upstream: ALL first, then names, additions before removals.
     let has_all = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case("all"));
     if has_all(&spec.capabilities.add) {
@@ -102,5 +103,9 @@ fn named(names: &[String]) -> impl Iterator<Item = &str> {
 fn known(name: &str) -> Result<&'static str, String> {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    NAMES.iter().copied().find(|known| *known == bare).ok_or_else(|| format!("unknown capability {name:?}"))
+    NAMES
+        .iter()
+        .copied()
+        .find(|known| *known == bare)
+        .ok_or_else(|| format!("unknown capability {name:?}"))
 }

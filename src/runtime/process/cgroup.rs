@@ -15,8 +15,20 @@ use crate::protocol::{Resources, Stats};
 
 const MOUNT_POINT: &str = "/sys/fs/cgroup";
 /// Controllers of version 1 in which containers get a group.
-const V1_CONTROLLERS: &[&str] =
-    &["memory", "cpu", "cpuacct", "cpuset", "pids", "devices", "freezer", "blkio", "hugetlb", "net_cls", "net_prio", "perf_event"];
+const V1_CONTROLLERS: &[&str] = &[
+    "memory",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "pids",
+    "devices",
+    "freezer",
+    "blkio",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+];
 /// How long a killed group's processes may take to end.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 /// How long an empty group may stay busy.
@@ -48,7 +60,10 @@ impl Cgroups {
             }
             let Some(point) = left.split(' ').nth(4) else { continue };
             let options = right.nth(1).unwrap_or_default();
-            for controller in V1_CONTROLLERS.iter().filter(|name| options.split(',').any(|option| option == **name)) {
+            for controller in V1_CONTROLLERS
+                .iter()
+                .filter(|name| options.split(',').any(|option| option == **name))
+            {
                 controllers.entry(*controller).or_insert_with(|| PathBuf::from(point));
             }
         }
@@ -115,7 +130,9 @@ impl Cgroups {
         for (controller, file, value, needed) in self.settings(resources, leaf) {
             let Some(directory) = self.directory(controller, group) else {
                 if needed {
-                    return Err(io::Error::other(format!("no cgroup controller {controller} for {file}={value}")));
+                    return Err(io::Error::other(format!(
+                        "no cgroup controller {controller} for {file}={value}"
+                    )));
                 }
                 continue;
             };
@@ -123,14 +140,21 @@ impl Cgroups {
             if let Err(error) = fs::write(&path, value.as_bytes())
                 && needed
             {
-                return Err(io::Error::new(error.kind(), format!("write {value:?} to {}: {error}", path.display())));
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("write {value:?} to {}: {error}", path.display()),
+                ));
             }
         }
         Ok(())
     }
 
     /// Controller, file, value, and whether failing to set it matters.
-    fn settings(&self, resources: &Resources, leaf: bool) -> Vec<(&'static str, &'static str, String, bool)> {
+    fn settings(
+        &self,
+        resources: &Resources,
+        leaf: bool,
+    ) -> Vec<(&'static str, &'static str, String, bool)> {
         match self {
             Cgroups::V2 => settings_v2(resources, leaf),
             Cgroups::V1(_) => settings_v1(resources),
@@ -213,7 +237,9 @@ impl Cgroups {
             Cgroups::V2 => "memory.events",
             Cgroups::V1(_) => "memory.oom_control",
         };
-        self.directory("memory", group).and_then(|dir| field(&dir.join(file), "oom_kill")).unwrap_or(0)
+        self.directory("memory", group)
+            .and_then(|dir| field(&dir.join(file), "oom_kill"))
+            .unwrap_or(0)
     }
 
     pub(super) fn stats(&self, group: &str) -> Stats {
@@ -268,15 +294,26 @@ fn enable(directory: &Path, controllers: &str) {
     }
 }
 
-fn settings_v2(resources: &Resources, leaf: bool) -> Vec<(&'static str, &'static str, String, bool)> {
+fn settings_v2(
+    resources: &Resources,
+    leaf: bool,
+) -> Vec<(&'static str, &'static str, String, bool)> {
     let limit = |value: i64| if value < 0 { "max".to_owned() } else { value.to_string() };
     let mut all = Vec::new();
     if let Some(shares) = resources.cpu_shares {
         all.push(("cpu", "cpu.weight", weight(shares).to_string(), true));
     }
     if resources.cpu_quota_us.is_some() || resources.cpu_period_us.is_some() {
-        let quota = resources.cpu_quota_us.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |q| q.to_string());
-        all.push(("cpu", "cpu.max", format!("{quota} {}", resources.cpu_period_us.unwrap_or(100_000)), true));
+        let quota = resources
+            .cpu_quota_us
+            .filter(|quota| *quota > 0)
+            .map_or_else(|| "max".to_owned(), |q| q.to_string());
+        all.push((
+            "cpu",
+            "cpu.max",
+            format!("{quota} {}", resources.cpu_period_us.unwrap_or(100_000)),
+            true,
+        ));
     }
     if let Some(memory) = resources.memory_limit.filter(|limit| *limit != 0) {
         all.push(("memory", "memory.max", limit(memory), true));
@@ -331,7 +368,9 @@ fn tree(directory: &Path) -> Vec<PathBuf> {
     while let Some((next, depth)) = open.pop() {
         if let Ok(entries) = fs::read_dir(&next) {
             if depth < DEPTH_MAX {
-                let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+                let below = entries
+                    .flatten()
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
                 open.extend(below.map(|entry| (entry.path(), depth + 1)));
             }
             found.push(next);
@@ -372,11 +411,17 @@ fn remove_tree(directory: &Path, deadline: Instant) -> io::Result<()> {
                 Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                 // A zombie that its parent has not collected yet keeps the group busy.
-                Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) && Instant::now() < deadline => {
+                Err(error)
+                    if error.raw_os_error() == Some(nix::libc::EBUSY)
+                        && Instant::now() < deadline =>
+                {
                     let _ = poll(&mut [], PollTimeout::from(5u8));
                 }
                 Err(error) => {
-                    return Err(io::Error::new(error.kind(), format!("remove {}: {error}", path.display())));
+                    return Err(io::Error::new(
+                        error.kind(),
+                        format!("remove {}: {error}", path.display()),
+                    ));
                 }
             }
         }
@@ -391,7 +436,9 @@ fn number(path: &Path) -> u64 {
 /// A `name value` line of a file.
 fn field(path: &Path, name: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name).filter(|rest| rest.starts_with(' ')))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name).filter(|rest| rest.starts_with(' ')))?;
     line.trim().parse().ok()
 }
 

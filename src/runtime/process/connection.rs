@@ -84,7 +84,9 @@ impl Server {
         if flags.contains(EpollFlags::EPOLLOUT) {
             result = self.flush(id);
         }
-        if result.is_ok() && flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+        if result.is_ok()
+            && flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR)
+        {
             result = self.read_calls(id);
         }
         if let Err(error) = result {
@@ -127,10 +129,16 @@ impl Server {
     }
 
     /// Answers a call; a client that has gone needs no answer.
-    pub(super) fn reply(&mut self, origin: Origin, result: Result<Reply, Failure>, fds: Vec<OwnedFd>) {
+    pub(super) fn reply(
+        &mut self,
+        origin: Origin,
+        result: Result<Reply, Failure>,
+        fds: Vec<OwnedFd>,
+    ) {
         let message = Message::Reply { id: origin.call, fds: fds.len(), result };
         let Some(frame) = encode(&message) else {
-            let failure = super::job::failure(crate::protocol::FailureKind::Limit, "the answer is too large");
+            let failure =
+                super::job::failure(crate::protocol::FailureKind::Limit, "the answer is too large");
             self.reply(origin, Err(failure), Vec::new());
             return;
         };
@@ -145,8 +153,12 @@ impl Server {
 
     /// Tells all subscribers.
     pub(super) fn announce(&mut self, event: &Event) {
-        let subscribers: Vec<u64> =
-            self.clients.iter().filter(|(_, client)| client.subscribed).map(|(id, _)| *id).collect();
+        let subscribers: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.subscribed)
+            .map(|(id, _)| *id)
+            .collect();
         for id in subscribers {
             if let Some(frame) = encode(&Message::Event(event.clone())) {
                 self.send(id, frame, Vec::new());

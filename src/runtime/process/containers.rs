@@ -67,11 +67,17 @@ impl Server {
         self.containers.get(id).ok_or_else(|| no_such("container", id))
     }
 
-    pub(super) fn create_container(&mut self, origin: Origin, spec: ContainerSpec) -> Result<(), Failure> {
+    pub(super) fn create_container(
+        &mut self,
+        origin: Origin,
+        spec: ContainerSpec,
+    ) -> Result<(), Failure> {
         self.check_new(&spec)?;
         let id = spec.id.clone();
         let mut entry = Entry::new(self.new_record(&spec)?, Log::nowhere());
-        let begun = self.prepare(&spec, &mut entry).and_then(|stdio| self.spawn_create(origin, spec, &entry, stdio));
+        let begun = self
+            .prepare(&spec, &mut entry)
+            .and_then(|stdio| self.spawn_create(origin, spec, &entry, stdio));
         if let Err(failure) = begun {
             self.forget_streams(&mut entry);
             if let Err(error) = work::remove_directory(&self.layout.container(&id)) {
@@ -89,8 +95,8 @@ impl Server {
         let io = |what: &'static str| move |error: io::Error| internal(format!("{what}: {error}"));
         work::make_directories(&self.layout, &spec.id).map_err(io("make container directories"))?;
         if !spec.log_path.as_os_str().is_empty() {
-            entry.log =
-                Log::open(&spec.log_path, spec.log_max_bytes, spec.log_max_files).map_err(io("open log"))?;
+            entry.log = Log::open(&spec.log_path, spec.log_max_bytes, spec.log_max_files)
+                .map_err(io("open log"))?;
         }
         // On disk before anything is made, so that nothing is left without a record.
         self.layout.save_container(&entry.record).map_err(io("save container"))?;
@@ -104,8 +110,13 @@ impl Server {
         entry: &Entry,
         stdio: Stdio,
     ) -> Result<(), Failure> {
-        let home = self.sandboxes.get(&spec.sandbox).cloned().ok_or_else(|| no_such("sandbox", &spec.sandbox))?;
-        let (layout, cgroups, open_files) = (self.layout.clone(), self.cgroups.clone(), self.open_files);
+        let home = self
+            .sandboxes
+            .get(&spec.sandbox)
+            .cloned()
+            .ok_or_else(|| no_such("sandbox", &spec.sandbox))?;
+        let (layout, cgroups, open_files) =
+            (self.layout.clone(), self.cgroups.clone(), self.open_files);
         let cgroup = entry.record.cgroup.clone();
         let task = Task::Create { id: spec.id.clone() };
         let keep = stdio.numbers();
@@ -130,20 +141,31 @@ impl Server {
             return Err(failure(FailureKind::Invalid, "no command specified"));
         }
         if self.containers.contains_key(&spec.id) {
-            return Err(failure(FailureKind::AlreadyExists, format!("container {:?} already exists", spec.id)));
+            return Err(failure(
+                FailureKind::AlreadyExists,
+                format!("container {:?} already exists", spec.id),
+            ));
         }
         if self.containers.len() >= CONTAINERS_MAX {
-            return Err(failure(FailureKind::Limit, format!("there are {CONTAINERS_MAX} containers")));
+            return Err(failure(
+                FailureKind::Limit,
+                format!("there are {CONTAINERS_MAX} containers"),
+            ));
         }
-        let home = self.sandboxes.get(&spec.sandbox).ok_or_else(|| no_such("sandbox", &spec.sandbox))?;
+        let home =
+            self.sandboxes.get(&spec.sandbox).ok_or_else(|| no_such("sandbox", &spec.sandbox))?;
         if !home.sandbox.ready {
-            return Err(failure(FailureKind::State, format!("sandbox {} is not ready", spec.sandbox)));
+            return Err(failure(
+                FailureKind::State,
+                format!("sandbox {} is not ready", spec.sandbox),
+            ));
         }
         Ok(())
     }
 
     fn new_record(&self, spec: &ContainerSpec) -> Result<ContainerRecord, Failure> {
-        let home = self.sandboxes.get(&spec.sandbox).ok_or_else(|| no_such("sandbox", &spec.sandbox))?;
+        let home =
+            self.sandboxes.get(&spec.sandbox).ok_or_else(|| no_such("sandbox", &spec.sandbox))?;
         let group = sandbox::group(&self.config.cgroup_root, &home.sandbox.spec);
         Ok(ContainerRecord {
             spec: spec.clone(),
@@ -207,20 +229,30 @@ impl Server {
         }
     }
 
-    fn note_process(&mut self, id: &str, pid: i32, master: Option<OwnedFd>) -> Result<Container, Failure> {
+    fn note_process(
+        &mut self,
+        id: &str,
+        pid: i32,
+        master: Option<OwnedFd>,
+    ) -> Result<Container, Failure> {
         let master = match master {
-            Some(master) => Some(self.watch_output(id, super::log::Stream::Out, master)
-                .map_err(|error| internal(format!("watch terminal: {error}")))?),
+            Some(master) => Some(
+                self.watch_output(id, super::log::Stream::Out, master)
+                    .map_err(|error| internal(format!("watch terminal: {error}")))?,
+            ),
             None => None,
         };
         let entry = self.containers.get_mut(id).ok_or_else(|| no_such("container", id))?;
         if let Some(master) = master {
             entry.out = Some(master);
         }
-        let identity = ProcessIdentity::of(pid).map_err(|error| internal(format!("container process: {error}")))?;
+        let identity = ProcessIdentity::of(pid)
+            .map_err(|error| internal(format!("container process: {error}")))?;
         entry.record.process = Some(identity);
         entry.record.status.pid = Some(pid);
-        self.layout.save_container(&entry.record).map_err(|error| internal(format!("save container: {error}")))?;
+        self.layout
+            .save_container(&entry.record)
+            .map_err(|error| internal(format!("save container: {error}")))?;
         Ok(entry.record.status.clone())
     }
 
@@ -233,13 +265,22 @@ impl Server {
         let cgroup = cgroup.unwrap_or_default();
         let (layout, cgroups, name) = (self.layout.clone(), self.cgroups.clone(), id.to_owned());
         let task = Task::Abandon { id: id.to_owned(), why: why.clone() };
-        if self.spawn(task, origin, &[], move || work::remove(&layout, &cgroups, &name, &cgroup)).is_err() {
+        if self
+            .spawn(task, origin, &[], move || work::remove(&layout, &cgroups, &name, &cgroup))
+            .is_err()
+        {
             self.answer(origin, Err(why));
             self.release(&container_key(id));
         }
     }
 
-    pub(super) fn container_abandoned(&mut self, origin: Option<Origin>, id: &str, why: Failure, report: Product) {
+    pub(super) fn container_abandoned(
+        &mut self,
+        origin: Option<Origin>,
+        id: &str,
+        why: Failure,
+        report: Product,
+    ) {
         match report {
             Ok(_) => self.drop_entry(id),
             Err(error) => {
@@ -257,12 +298,15 @@ impl Server {
     pub(super) fn start_container(&mut self, origin: Origin, id: String) -> Result<(), Failure> {
         let entry = self.containers.get_mut(&id).ok_or_else(|| no_such("container", &id))?;
         if entry.record.status.state != State::Created {
-            let message = format!("container {id} is {:?}, not created", entry.record.status.state).to_lowercase();
+            let message = format!("container {id} is {:?}, not created", entry.record.status.state)
+                .to_lowercase();
             return Err(failure(FailureKind::State, message));
         }
         entry.starting = true;
         let (layout, name) = (self.layout.clone(), id.clone());
-        self.spawn(Task::Start { id: id.clone() }, Some(origin), &[], move || work::start(&layout, &name))?;
+        self.spawn(Task::Start { id: id.clone() }, Some(origin), &[], move || {
+            work::start(&layout, &name)
+        })?;
         self.occupy(container_key(&id));
         Ok(())
     }
@@ -277,7 +321,9 @@ impl Server {
                 status.state = State::Running;
                 status.started_at = Some(now);
             }
-            self.layout.save_container(&entry.record).map_err(|error| internal(format!("save container: {error}")))?;
+            self.layout
+                .save_container(&entry.record)
+                .map_err(|error| internal(format!("save container: {error}")))?;
             Ok(Reply::Container(Box::new(entry.record.status.clone())))
         });
         if let Some(entry) = self.containers.get_mut(id) {
@@ -292,12 +338,16 @@ impl Server {
 
     /// Some process that is no job has ended.
     pub(super) fn process_ended(&mut self, pid: i32, ending: Ending) {
-        let container = self.containers.iter().find(|(_, entry)| entry.record.status.pid == Some(pid));
+        let container =
+            self.containers.iter().find(|(_, entry)| entry.record.status.pid == Some(pid));
         if let Some(id) = container.map(|(id, _)| id.clone()) {
             self.container_ended(&id, ending);
             return;
         }
-        let home = self.sandboxes.iter().find(|(_, home)| home.init.as_ref().is_some_and(|init| init.pid == pid));
+        let home = self
+            .sandboxes
+            .iter()
+            .find(|(_, home)| home.init.as_ref().is_some_and(|init| init.pid == pid));
         if let Some(id) = home.map(|(id, _)| id.clone()) {
             self.init_ended(&id);
             return;
@@ -307,7 +357,9 @@ impl Server {
     }
 
     pub(super) fn adopted_ended(&mut self, id: &str) {
-        if let Some((pidfd, token)) = self.containers.get_mut(id).and_then(|entry| entry.pidfd.take()) {
+        if let Some((pidfd, token)) =
+            self.containers.get_mut(id).and_then(|entry| entry.pidfd.take())
+        {
             self.forget(pidfd.as_fd(), token);
         }
         // The status is known only to our own children; if it is one, it is collected by `reap`.
@@ -326,7 +378,10 @@ impl Server {
         }
         self.drain(id);
         let message = match ending {
-            Ending::Unknown => "exit status unknown: no runtime process was there when the container ended".to_owned(),
+            Ending::Unknown => {
+                "exit status unknown: no runtime process was there when the container ended"
+                    .to_owned()
+            }
             _ => String::new(),
         };
         self.mark_exited(id, ending, message);
@@ -368,9 +423,10 @@ impl Server {
                 .map_err(io::Error::from),
         };
         match sent {
-            Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
-                Err(failure(FailureKind::Invalid, format!("signal {signal} to container {id}: {error}")))
-            }
+            Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => Err(failure(
+                FailureKind::Invalid,
+                format!("signal {signal} to container {id}: {error}"),
+            )),
             _ => Ok(()),
         }
     }
@@ -392,7 +448,9 @@ impl Server {
         let cgroup = entry.record.cgroup.clone();
         let (layout, cgroups, name) = (self.layout.clone(), self.cgroups.clone(), id.clone());
         let task = Task::Remove { id: id.clone() };
-        self.spawn(task, Some(origin), &[], move || work::remove(&layout, &cgroups, &name, &cgroup))?;
+        self.spawn(task, Some(origin), &[], move || {
+            work::remove(&layout, &cgroups, &name, &cgroup)
+        })?;
         self.occupy(container_key(&id));
         Ok(())
     }
@@ -433,14 +491,24 @@ impl Server {
     }
 
     /// Opens our end of a stream's named pipe and waits for output.
-    pub(super) fn open_output(&mut self, id: &str, stream: super::log::Stream) -> io::Result<Outlet> {
+    pub(super) fn open_output(
+        &mut self,
+        id: &str,
+        stream: super::log::Stream,
+    ) -> io::Result<Outlet> {
         let name = if stream == super::log::Stream::Out { "stdout" } else { "stderr" };
         let path = self.layout.fifo(id, name);
-        let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+        let file =
+            OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
         self.watch_output(id, stream, file.into())
     }
 
-    pub(super) fn watch_output(&mut self, id: &str, stream: super::log::Stream, fd: OwnedFd) -> io::Result<Outlet> {
+    pub(super) fn watch_output(
+        &mut self,
+        id: &str,
+        stream: super::log::Stream,
+        fd: OwnedFd,
+    ) -> io::Result<Outlet> {
         sys::fds::set_nonblocking(fd.as_fd(), true)?;
         let token = self.watch(fd.as_fd(), Source::Output(id.to_owned(), stream))?;
         Ok(Outlet { fd, token })

@@ -68,11 +68,13 @@ pub(super) fn of_host(spec: &ContainerSpec) -> Result<Vec<HostDevice>, Failure> 
 }
 
 fn host_device(device: &Device) -> Result<HostDevice, Failure> {
-    let metadata = fs::metadata(&device.source)
-        .map_err(|error| failure(FailureKind::Invalid, format!("device {}: {error}", device.source.display())))?;
+    let metadata = fs::metadata(&device.source).map_err(|error| {
+        failure(FailureKind::Invalid, format!("device {}: {error}", device.source.display()))
+    })?;
     let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
-    describe(&metadata, &device.destination, access)
-        .ok_or_else(|| failure(FailureKind::Invalid, format!("{} is no device", device.source.display())))
+    describe(&metadata, &device.destination, access).ok_or_else(|| {
+        failure(FailureKind::Invalid, format!("{} is no device", device.source.display()))
+    })
 }
 
 fn describe(metadata: &fs::Metadata, path: &Path, access: &str) -> Option<HostDevice> {
@@ -99,7 +101,8 @@ fn collect_devices(dir: &Path, found: &mut Vec<HostDevice>, depth: u32) {
     for entry in entries.flatten() {
         let path = entry.path();
         let name = entry.file_name();
-        let skipped = ["pts", "shm", "mqueue", "console", "ptmx", "fd"].iter().any(|skip| name == *skip);
+        let skipped =
+            ["pts", "shm", "mqueue", "console", "ptmx", "fd"].iter().any(|skip| name == *skip);
         let Ok(metadata) = path.symlink_metadata() else { continue };
         if skipped || found.len() >= DEVICES_MAX {
             continue;

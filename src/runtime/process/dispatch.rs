@@ -3,10 +3,13 @@
 use std::time::Instant;
 
 use super::job::{Child, Outcome, Product, failure, internal};
-use super::server::{DEFERRED_MAX, Deferred, JOB_TIMEOUT, JOBS_MAX, Job, Origin, SANDBOXES_MAX, Server, Task};
+use super::server::{
+    DEFERRED_MAX, Deferred, JOB_TIMEOUT, JOBS_MAX, Job, Origin, SANDBOXES_MAX, Server, Task,
+};
 use super::{record, sandbox, work};
 use crate::protocol::{
-    Event, Failure, FailureKind, PROTOCOL, Reply, Request, Resources, Sandbox, SandboxSpec, Snapshot, Version,
+    Event, Failure, FailureKind, PROTOCOL, Reply, Request, Resources, Sandbox, SandboxSpec,
+    Snapshot, Version,
 };
 
 pub(super) fn no_such(what: &str, id: &str) -> Failure {
@@ -37,15 +40,22 @@ impl Server {
             Request::Version => Some(Ok(Reply::Version(self.version()))),
             Request::List => Some(Ok(Reply::List(self.snapshot()))),
             Request::Container { id } => Some(
-                self.entry(&id).map(|entry| Reply::Container(Box::new(entry.record.status.clone()))),
+                self.entry(&id)
+                    .map(|entry| Reply::Container(Box::new(entry.record.status.clone()))),
             ),
             Request::Signal { id, signal } => done(self.signal_container(&id, signal)),
             Request::KillAll { id } => done(self.kill_all(&id)),
-            Request::Resize { id, columns, rows } => done(self.resize_container(&id, columns, rows)),
-            Request::UpdateResources { id, resources } => done(self.update_resources(&id, &resources)),
+            Request::Resize { id, columns, rows } => {
+                done(self.resize_container(&id, columns, rows))
+            }
+            Request::UpdateResources { id, resources } => {
+                done(self.update_resources(&id, &resources))
+            }
             Request::ReopenLog { id } => done(self.reopen_log(&id)),
             Request::ExecSignal { session, signal } => done(self.signal_session(session, signal)),
-            Request::ResizeExec { session, columns, rows } => done(self.resize_session(session, columns, rows)),
+            Request::ResizeExec { session, columns, rows } => {
+                done(self.resize_session(session, columns, rows))
+            }
             Request::ExecWait { session } => self.wait_session(origin, session),
             Request::Attach { id, stdin } => match self.attach(&id, stdin) {
                 Ok((reply, fds)) => {
@@ -70,9 +80,14 @@ impl Server {
     }
 
     fn dispatch_job(&mut self, origin: Origin, request: Request) {
-        let waiting = self.queue.len() + self.busy.values().map(std::collections::VecDeque::len).sum::<usize>();
+        let waiting = self.queue.len()
+            + self.busy.values().map(std::collections::VecDeque::len).sum::<usize>();
         if waiting >= DEFERRED_MAX {
-            self.reply(origin, Err(failure(FailureKind::Limit, "too many requests wait")), Vec::new());
+            self.reply(
+                origin,
+                Err(failure(FailureKind::Limit, "too many requests wait")),
+                Vec::new(),
+            );
             return;
         }
         for key in keys(&request) {
@@ -102,13 +117,17 @@ impl Server {
             Request::Stats { id } => {
                 let cgroup = self.entry(&id)?.record.cgroup.clone();
                 let (layout, cgroups) = (self.layout.clone(), self.cgroups.clone());
-                self.spawn(Task::Stats, Some(origin), &[], move || work::stats(&layout, &cgroups, &id, &cgroup))
+                self.spawn(Task::Stats, Some(origin), &[], move || {
+                    work::stats(&layout, &cgroups, &id, &cgroup)
+                })
             }
             Request::SandboxStats { id } => {
                 let record = self.sandboxes.get(&id).ok_or_else(|| no_such("sandbox", &id))?;
                 let group = sandbox::group(&self.config.cgroup_root, &record.sandbox.spec);
                 let cgroups = self.cgroups.clone();
-                self.spawn(Task::Stats, Some(origin), &[], move || work::sandbox_stats(&cgroups, &group))
+                self.spawn(Task::Stats, Some(origin), &[], move || {
+                    work::sandbox_stats(&cgroups, &group)
+                })
             }
             other => Err(internal(format!("unexpected request {other:?}"))),
         }
@@ -150,7 +169,11 @@ impl Server {
 
     /// A child has ended: takes its report and goes on from there.
     pub(super) fn finish(&mut self, job: Job) {
-        let report = if job.killed { Err(internal("took too long and was killed")) } else { job.child.report() };
+        let report = if job.killed {
+            Err(internal("took too long and was killed"))
+        } else {
+            job.child.report()
+        };
         match job.task {
             Task::CreateSandbox { id } => self.sandbox_created(job.origin, &id, report),
             Task::RemoveSandbox { id } => self.sandbox_removed(job.origin, &id, report),
@@ -199,10 +222,16 @@ impl Server {
             return Err(failure(FailureKind::Invalid, message));
         }
         if self.sandboxes.contains_key(&spec.id) {
-            return Err(failure(FailureKind::AlreadyExists, format!("sandbox {:?} already exists", spec.id)));
+            return Err(failure(
+                FailureKind::AlreadyExists,
+                format!("sandbox {:?} already exists", spec.id),
+            ));
         }
         if self.sandboxes.len() >= SANDBOXES_MAX {
-            return Err(failure(FailureKind::Limit, format!("there are {SANDBOXES_MAX} sandboxes")));
+            return Err(failure(
+                FailureKind::Limit,
+                format!("there are {SANDBOXES_MAX} sandboxes"),
+            ));
         }
         let id = spec.id.clone();
         if let Err(failure) = self.begin_sandbox(origin, spec) {
@@ -221,18 +250,28 @@ impl Server {
             .map_err(|error| internal(format!("make directories of sandbox {id}: {error}")))?;
         let pinned = sandbox::own_namespaces(&spec);
         let netns = pinned.contains(&"net").then(|| self.layout.pin(&id, "net"));
-        let sandbox =
-            Sandbox { id: id.clone(), netns, spec: spec.clone(), created_at: super::clock::now(), ready: false };
+        let sandbox = Sandbox {
+            id: id.clone(),
+            netns,
+            spec: spec.clone(),
+            created_at: super::clock::now(),
+            ready: false,
+        };
         let record = record::SandboxRecord {
             sandbox,
             pinned: pinned.iter().map(|kind| (*kind).to_owned()).collect(),
             init: None,
         };
         // On disk before anything is made, so that nothing is left without a record.
-        self.layout.save_sandbox(&record).map_err(|error| internal(format!("save sandbox {id}: {error}")))?;
-        let (layout, cgroups, root) = (self.layout.clone(), self.cgroups.clone(), self.config.cgroup_root.clone());
+        self.layout
+            .save_sandbox(&record)
+            .map_err(|error| internal(format!("save sandbox {id}: {error}")))?;
+        let (layout, cgroups, root) =
+            (self.layout.clone(), self.cgroups.clone(), self.config.cgroup_root.clone());
         let task = Task::CreateSandbox { id: id.clone() };
-        self.spawn(task, Some(origin), &[], move || sandbox::create(&layout, &cgroups, &root, &spec))?;
+        self.spawn(task, Some(origin), &[], move || {
+            sandbox::create(&layout, &cgroups, &root, &spec)
+        })?;
         self.sandboxes.insert(id, record);
         Ok(())
     }
@@ -243,9 +282,12 @@ impl Server {
             record.sandbox.ready = true;
             if let Outcome::Process { pid } = outcome {
                 let identity = record::ProcessIdentity::of(pid);
-                record.init = Some(identity.map_err(|error| internal(format!("sandbox init: {error}")))?);
+                record.init =
+                    Some(identity.map_err(|error| internal(format!("sandbox init: {error}")))?);
             }
-            self.layout.save_sandbox(record).map_err(|error| internal(format!("save sandbox {id}: {error}")))?;
+            self.layout
+                .save_sandbox(record)
+                .map_err(|error| internal(format!("save sandbox {id}: {error}")))?;
             Ok(Reply::Sandbox(Box::new(record.sandbox.clone())))
         });
         if result.is_err() {
@@ -264,17 +306,24 @@ impl Server {
             self.answer(Some(origin), Ok(Reply::Done));
             return Ok(());
         };
-        if let Some(entry) = self.containers.values().find(|entry| entry.record.spec.sandbox == id) {
+        if let Some(entry) = self.containers.values().find(|entry| entry.record.spec.sandbox == id)
+        {
             let message = format!("sandbox {id} still has container {}", entry.record.spec.id);
             return Err(failure(FailureKind::State, message));
         }
         record.sandbox.ready = false;
-        let init = record.init.as_ref().filter(|init| init.is_alive()).map(|init| nix::unistd::Pid::from_raw(init.pid));
+        let init = record
+            .init
+            .as_ref()
+            .filter(|init| init.is_alive())
+            .map(|init| nix::unistd::Pid::from_raw(init.pid));
         let group = sandbox::group(&self.config.cgroup_root, &record.sandbox.spec);
         let (layout, cgroups) = (self.layout.clone(), self.cgroups.clone());
         let task = Task::RemoveSandbox { id: id.clone() };
         let key = sandbox_key(&id);
-        self.spawn(task, Some(origin), &[], move || sandbox::remove(&layout, &cgroups, &group, &id, init))?;
+        self.spawn(task, Some(origin), &[], move || {
+            sandbox::remove(&layout, &cgroups, &group, &id, init)
+        })?;
         self.occupy(key);
         Ok(())
     }
@@ -323,7 +372,9 @@ fn keys(request: &Request) -> Vec<String> {
         Request::CreateSandbox(spec) => vec![sandbox_key(&spec.id)],
         Request::RemoveSandbox { id } => vec![sandbox_key(id)],
         Request::CreateContainer(spec) => vec![sandbox_key(&spec.sandbox), container_key(&spec.id)],
-        Request::StartContainer { id } | Request::RemoveContainer { id } | Request::Exec { id, .. } => {
+        Request::StartContainer { id }
+        | Request::RemoveContainer { id }
+        | Request::Exec { id, .. } => {
             vec![container_key(id)]
         }
         _ => Vec::new(),

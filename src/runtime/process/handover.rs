@@ -65,7 +65,9 @@ fn take(number: Option<RawFd>) -> Option<OwnedFd> {
         sys::fds::set_cloexec(fd.as_fd(), true)?;
         Ok(fd)
     });
-    adopted.inspect_err(|error| tracing::error!(?number, %error, "a descriptor was not handed over")).ok()
+    adopted
+        .inspect_err(|error| tracing::error!(?number, %error, "a descriptor was not handed over"))
+        .ok()
 }
 
 impl Handover {
@@ -80,7 +82,9 @@ impl Handover {
     }
 
     pub(super) fn listener(&self) -> io::Result<UnixListener> {
-        take(Some(self.listener)).map(UnixListener::from).ok_or_else(|| io::ErrorKind::NotFound.into())
+        take(Some(self.listener))
+            .map(UnixListener::from)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// The lock file, still locked: the lock belongs to the open file.
@@ -102,7 +106,11 @@ impl Handover {
 }
 
 impl Server {
-    pub(super) fn ask_upgrade(&mut self, origin: Origin, exe: Option<PathBuf>) -> Option<Result<Reply, Failure>> {
+    pub(super) fn ask_upgrade(
+        &mut self,
+        origin: Origin,
+        exe: Option<PathBuf>,
+    ) -> Option<Result<Reply, Failure>> {
         if self.upgrade.is_some() {
             return Some(Err(failure(FailureKind::State, "an upgrade is on its way")));
         }
@@ -111,8 +119,12 @@ impl Server {
                 self.upgrade = Some(Upgrade { exe, origin });
                 None
             }
-            Ok(exe) => Some(Err(failure(FailureKind::Invalid, format!("{} is no program", exe.display())))),
-            Err(error) => Some(Err(failure(FailureKind::Internal, format!("find own program: {error}")))),
+            Ok(exe) => {
+                Some(Err(failure(FailureKind::Invalid, format!("{} is no program", exe.display()))))
+            }
+            Err(error) => {
+                Some(Err(failure(FailureKind::Internal, format!("find own program: {error}"))))
+            }
         }
     }
 
@@ -187,7 +199,9 @@ impl Server {
             all.extend(entry.out.iter().chain(&entry.err).map(|outlet| outlet.fd.as_fd()));
             all.extend(entry.stdin.as_ref().map(AsFd::as_fd));
         }
-        all.extend(self.sessions.values().filter_map(|session| session.master.as_ref()).map(AsFd::as_fd));
+        all.extend(
+            self.sessions.values().filter_map(|session| session.master.as_ref()).map(AsFd::as_fd),
+        );
         for fd in all {
             if let Err(error) = sys::fds::set_cloexec(fd, true) {
                 tracing::error!(%error, "cannot seal a descriptor");

@@ -18,7 +18,9 @@ const MESSAGE_MAX: usize = 8 << 10;
 pub(super) enum Outcome {
     Done,
     /// A process was made; with a terminal its master comes along.
-    Process { pid: i32 },
+    Process {
+        pid: i32,
+    },
     Stats(Stats),
     Failed(Failure),
 }
@@ -36,7 +38,8 @@ pub(super) struct Child {
 pub(super) fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
     let mut message = message.into();
     if message.len() > MESSAGE_MAX {
-        let end = (0..=MESSAGE_MAX).rev().find(|index| message.is_char_boundary(*index)).unwrap_or(0);
+        let end =
+            (0..=MESSAGE_MAX).rev().find(|index| message.is_char_boundary(*index)).unwrap_or(0);
         message.truncate(end);
     }
     Failure { kind, message }
@@ -63,7 +66,8 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 impl Child {
     /// Forks; the child keeps only `keep` of our descriptors. What `work` owns is dropped here, used there.
     pub(super) fn start(keep: &[RawFd], work: impl FnOnce() -> Product) -> io::Result<Child> {
-        let (report, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let (report, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         let mut kept = keep.to_vec();
         kept.push(theirs.as_raw_fd());
         let pid = sys::process::fork_child(&kept, || {
@@ -81,8 +85,10 @@ impl Child {
         let died = || internal("the child process ended without a report");
         sys::fds::set_nonblocking(self.report.as_fd(), true).map_err(|_| died())?;
         let mut buffer = vec![0; REPORT_MAX];
-        let (length, fds) = sys::fds::receive(self.report.as_fd(), &mut buffer).map_err(|_| died())?;
-        let outcome = serde_json::from_slice(buffer.get(..length).unwrap_or_default()).map_err(|_| died())?;
+        let (length, fds) =
+            sys::fds::receive(self.report.as_fd(), &mut buffer).map_err(|_| died())?;
+        let outcome =
+            serde_json::from_slice(buffer.get(..length).unwrap_or_default()).map_err(|_| died())?;
         match outcome {
             Outcome::Failed(failure) => Err(failure),
             outcome => Ok((outcome, fds.into_iter().next())),

@@ -124,7 +124,11 @@ impl Log {
     /// Adds a line to what is going to be written; writes before the file would become too large.
     fn add(&mut self, out: &mut Vec<u8>, tag: char, stream: Stream, text: &[u8], now: Timestamp) {
         let length = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let total = self.size.saturating_add(length(out)).saturating_add(length(text)).saturating_add(LINE_HEAD);
+        let total = self
+            .size
+            .saturating_add(length(out))
+            .saturating_add(length(text))
+            .saturating_add(LINE_HEAD);
         if self.max_bytes > 0 && total > self.max_bytes && !out.is_empty() {
             self.append(out, now);
             out.clear();
@@ -161,7 +165,8 @@ impl Log {
         if self.file.is_none() {
             self.reopen()?;
         }
-        if self.max_bytes > 0 && self.size > 0 && self.size.saturating_add(length) > self.max_bytes {
+        if self.max_bytes > 0 && self.size > 0 && self.size.saturating_add(length) > self.max_bytes
+        {
             self.rotate(now)?;
         }
         Ok(())
@@ -205,7 +210,9 @@ fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
         .flatten()
         .filter(|entry| {
             let name = entry.file_name();
-            name.to_string_lossy().strip_prefix(&prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            name.to_string_lossy()
+                .strip_prefix(&prefix)
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
         })
         .map(|entry| entry.path())
         .collect();

@@ -87,8 +87,11 @@ impl Config {
 
     /// Reads a command line without the program's name and the word `runtime`.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Config, Error> {
-        let mut config =
-            Config { socket: PathBuf::new(), state_dir: PathBuf::new(), cgroup_root: "copepod".to_owned() };
+        let mut config = Config {
+            socket: PathBuf::new(),
+            state_dir: PathBuf::new(),
+            cgroup_root: "copepod".to_owned(),
+        };
         let mut args = args.into_iter();
         while let Some(name) = args.next() {
             let value = args.next().ok_or_else(|| Error::Arguments(name.clone()))?;
@@ -121,7 +124,11 @@ pub fn main(config: Config) -> Result<(), Error> {
     settle();
     sys::process::become_subreaper().map_err(system("become subreaper"))?;
     let open_files = raise_open_files();
-    for dir in [config.state_dir.clone(), config.state_dir.join("sandboxes"), config.state_dir.join("containers")] {
+    for dir in [
+        config.state_dir.clone(),
+        config.state_dir.join("sandboxes"),
+        config.state_dir.join("containers"),
+    ] {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(at("make", &dir))?;
     }
     let state_dir = config.state_dir.canonicalize().map_err(at("resolve", &config.state_dir))?;
@@ -136,8 +143,8 @@ pub fn main(config: Config) -> Result<(), Error> {
         tracing::warn!(%error, "this kernel filters no devices; containers lose the capability to make any");
     }
     let layout = Layout { root: config.state_dir.clone() };
-    let mut server =
-        Server::new(config, layout, cgroups, listener, lock, open_files).map_err(system("prepare event loop"))?;
+    let mut server = Server::new(config, layout, cgroups, listener, lock, open_files)
+        .map_err(system("prepare event loop"))?;
     server.recover(handover).map_err(system("read records"))?;
     server.run().map_err(system("wait for events"))
 }
@@ -182,7 +189,9 @@ fn listen(socket: &Path) -> Result<UnixListener, Error> {
     }
     // The lock says that nobody serves it.
     match fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at("remove", socket)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(at("remove", socket)(error));
+        }
         _ => {}
     }
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));

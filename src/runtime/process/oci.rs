@@ -20,7 +20,8 @@ const MASKED: &[&str] = &[
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
-const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY: &[&str] =
+    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Where the pieces of a container's surroundings are.
@@ -47,7 +48,11 @@ pub(super) struct HostDevice {
 }
 
 /// The content of `config.json`; the root file system is `rootfs` beside it.
-pub(super) fn spec(container: &ContainerSpec, around: &Surroundings<'_>, devices: &[HostDevice]) -> Value {
+pub(super) fn spec(
+    container: &ContainerSpec,
+    around: &Surroundings<'_>,
+    devices: &[HostDevice],
+) -> Value {
     let mut spec = json!({
         "ociVersion": "1.2.0",
         "root": { "path": "rootfs", "readonly": container.readonly_rootfs },
@@ -62,7 +67,8 @@ pub(super) fn spec(container: &ContainerSpec, around: &Surroundings<'_>, devices
             "resources": { "devices": device_rules(container, devices) },
         },
     });
-    let shared = container.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
+    let shared =
+        container.mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional);
     if let (true, Some(linux)) = (shared, spec.get_mut("linux")) {
         linux["rootfsPropagation"] = json!("shared");
     }
@@ -95,7 +101,11 @@ pub(super) fn process(
     })
 }
 
-fn environment(container: &ContainerSpec, extra: &[(String, String)], terminal: bool) -> Vec<String> {
+fn environment(
+    container: &ContainerSpec,
+    extra: &[(String, String)],
+    terminal: bool,
+) -> Vec<String> {
     let mut env: Vec<String> = Vec::new();
     let has = |name: &str| container.env.iter().chain(extra).any(|(key, _)| key == name);
     if !has("PATH") {
@@ -146,13 +156,15 @@ fn paths(container: &ContainerSpec, given: Option<&Vec<String>>, default: &[&str
 fn mounts(container: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
     let writable = container.privileged;
     let access = if writable { "rw" } else { "ro" };
-    let row = |destination: &str, kind: &str, options: &[&str]| {
-        json!({ "destination": destination, "type": kind, "source": kind, "options": options })
-    };
+    let row = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     let mut all = vec![
         row("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         row("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        row("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        row(
+            "/dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
         row("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         row("/sys", "sysfs", &["nosuid", "noexec", "nodev", access]),
         row("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),

@@ -99,13 +99,20 @@ impl Server {
         }
     }
 
-    pub(super) fn attach(&mut self, id: &str, stdin: bool) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+    pub(super) fn attach(
+        &mut self,
+        id: &str,
+        stdin: bool,
+    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         let entry = self.containers.get_mut(id).ok_or_else(|| no_such("container", id))?;
         if entry.record.status.state != State::Running {
             return Err(failure(FailureKind::State, format!("container {id} is not running")));
         }
         if entry.sinks.len() >= SINKS_MAX {
-            return Err(failure(FailureKind::Limit, format!("container {id} has {SINKS_MAX} attachments")));
+            return Err(failure(
+                FailureKind::Limit,
+                format!("container {id} has {SINKS_MAX} attachments"),
+            ));
         }
         let tty = entry.record.spec.tty;
         let broken = |error: Errno| internal(format!("attach to {id}: {error}"));
@@ -116,7 +123,8 @@ impl Server {
             (true, false) if entry.record.spec.stdin_once => entry.stdin.take().map(Ok),
             (true, false) => entry.stdin.as_ref().map(OwnedFd::try_clone),
         };
-        let input = input.transpose().map_err(|error| internal(format!("attach to {id}: {error}")))?;
+        let input =
+            input.transpose().map_err(|error| internal(format!("attach to {id}: {error}")))?;
         let (out_read, out) = sink_pipe().map_err(broken)?;
         let (err_read, err) = match tty {
             true => (None, None),
@@ -128,11 +136,18 @@ impl Server {
         Ok((Reply::Session { session: 0, fds }, all))
     }
 
-    pub(super) fn resize_container(&mut self, id: &str, columns: u16, rows: u16) -> Result<(), Failure> {
+    pub(super) fn resize_container(
+        &mut self,
+        id: &str,
+        columns: u16,
+        rows: u16,
+    ) -> Result<(), Failure> {
         let entry = self.entry(id)?;
         match &entry.out {
-            Some(outlet) if entry.record.spec.tty => sys::pty::set_window_size(outlet.fd.as_fd(), columns, rows)
-                .map_err(|error| internal(format!("resize {id}: {error}"))),
+            Some(outlet) if entry.record.spec.tty => {
+                sys::pty::set_window_size(outlet.fd.as_fd(), columns, rows)
+                    .map_err(|error| internal(format!("resize {id}: {error}")))
+            }
             _ => Err(failure(FailureKind::State, format!("container {id} has no terminal"))),
         }
     }

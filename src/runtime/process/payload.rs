@@ -40,8 +40,11 @@ impl Executor for Payload {
 impl Payload {
     /// Becomes the container's program; comes back only with what prevented it.
     fn replace_process(&self, spec: &Spec) -> String {
-        let words: Result<Vec<CString>, _> =
-            arguments(spec).into_iter().flatten().map(|word| CString::new(word.as_bytes())).collect();
+        let words: Result<Vec<CString>, _> = arguments(spec)
+            .into_iter()
+            .flatten()
+            .map(|word| CString::new(word.as_bytes()))
+            .collect();
         let Ok(words) = words else { return "exec: an argument contains a zero byte".to_owned() };
         let Some(program) = words.first() else { return "exec: no command specified".to_owned() };
         if let Some(filter) = &self.seccomp
@@ -66,7 +69,8 @@ impl Payload {
         fs::create_dir_all(&self.cwd)
             .and_then(|()| std::env::set_current_dir(&self.cwd))
             .map_err(|error| format!("working directory {}: {error}", self.cwd.display()))?;
-        let program = arguments(spec).and_then(|args| args.first()).map(String::as_str).unwrap_or_default();
+        let program =
+            arguments(spec).and_then(|args| args.first()).map(String::as_str).unwrap_or_default();
         let path = spec
             .process()
             .as_ref()

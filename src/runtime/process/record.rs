@@ -31,8 +31,9 @@ impl ProcessIdentity {
     /// Whether that very process is still running.
     pub(super) fn is_alive(&self) -> bool {
         sys::procfs::boot_id().is_ok_and(|boot| boot == self.boot)
-            && sys::procfs::process_stat(self.pid)
-                .is_ok_and(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
+            && sys::procfs::process_stat(self.pid).is_ok_and(|stat| {
+                stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X')
+            })
     }
 }
 
@@ -144,5 +145,7 @@ pub(super) fn valid_id(id: &str) -> bool {
 /// A relative path without `.` or `..`.
 pub(super) fn valid_cgroup(path: &str) -> bool {
     !path.is_empty()
-        && Path::new(path).components().all(|component| matches!(component, std::path::Component::Normal(_)))
+        && Path::new(path)
+            .components()
+            .all(|component| matches!(component, std::path::Component::Normal(_)))
 }

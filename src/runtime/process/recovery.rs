@@ -42,7 +42,8 @@ impl Server {
 
     fn recover_sandbox(&mut self, mut record: SandboxRecord, ours: bool) {
         let id = record.sandbox.id.clone();
-        let pinned = record.pinned.iter().all(|kind| sys::namespace::is_pinned(&self.layout.pin(&id, kind)));
+        let pinned =
+            record.pinned.iter().all(|kind| sys::namespace::is_pinned(&self.layout.pin(&id, kind)));
         let init = record.init.as_ref().is_none_or(|init| ours || init.is_alive());
         record.sandbox.ready = record.sandbox.ready && pinned && init;
         if let Some(init) = record.init.as_ref().filter(|_| !ours && init)
@@ -58,10 +59,12 @@ impl Server {
 
     fn recover_container(&mut self, record: ContainerRecord, ours: bool, streams: Option<Streams>) {
         let spec = &record.spec;
-        let log = Log::open(&spec.log_path, spec.log_max_bytes, spec.log_max_files).unwrap_or_else(|error| {
-            tracing::warn!(id = spec.id, %error, "cannot open container log");
-            Log::nowhere()
-        });
+        let log = Log::open(&spec.log_path, spec.log_max_bytes, spec.log_max_files).unwrap_or_else(
+            |error| {
+                tracing::warn!(id = spec.id, %error, "cannot open container log");
+                Log::nowhere()
+            },
+        );
         let id = spec.id.clone();
         let tty = spec.tty;
         let done = record.status.state == State::Exited;
@@ -71,7 +74,9 @@ impl Server {
             return;
         }
         if !alive {
-            let message = "exit status unknown: no runtime process was there when the container ended".to_owned();
+            let message =
+                "exit status unknown: no runtime process was there when the container ended"
+                    .to_owned();
             self.mark_exited(&id, Ending::Unknown, message);
             return;
         }
@@ -87,11 +92,19 @@ impl Server {
 
     /// Its process is somebody else's child now: its end is seen, its status is not.
     fn adopt(&mut self, id: &str) {
-        let Some(pid) = self.containers.get(id).and_then(|entry| entry.record.status.pid) else { return };
+        let Some(pid) = self.containers.get(id).and_then(|entry| entry.record.status.pid) else {
+            return;
+        };
         let opened = sys::process::pidfd_open(Pid::from_raw(pid));
         // Between the look at its start time and this it may have ended and its number been given away.
-        let same = self.containers.get(id).and_then(|entry| entry.record.process.as_ref()).is_some_and(|p| p.is_alive());
-        match opened.and_then(|pidfd| Ok((self.watch(pidfd.as_fd(), Source::Ended(id.to_owned()))?, pidfd))) {
+        let same = self
+            .containers
+            .get(id)
+            .and_then(|entry| entry.record.process.as_ref())
+            .is_some_and(|p| p.is_alive());
+        match opened
+            .and_then(|pidfd| Ok((self.watch(pidfd.as_fd(), Source::Ended(id.to_owned()))?, pidfd)))
+        {
             Ok((token, pidfd)) if same => {
                 if let Some(entry) = self.containers.get_mut(id) {
                     entry.pidfd = Some((pidfd, token));

@@ -58,7 +58,12 @@ pub(super) fn group(root: &str, spec: &SandboxSpec) -> String {
 }
 
 /// Makes directory, shared memory, cgroup and namespaces. Reports the tiny init's pid, or done.
-pub(super) fn create(layout: &Layout, cgroups: &Cgroups, root: &str, spec: &SandboxSpec) -> Product {
+pub(super) fn create(
+    layout: &Layout,
+    cgroups: &Cgroups,
+    root: &str,
+    spec: &SandboxSpec,
+) -> Product {
     let made = attempt(layout, cgroups, root, spec);
     if made.is_err() {
         // Back to nothing; the error that matters is the first one.
@@ -73,10 +78,12 @@ fn attempt(layout: &Layout, cgroups: &Cgroups, root: &str, spec: &SandboxSpec) -
     fs::create_dir(&shm).map_err(while_doing("make directory"))?;
     if spec.host_ipc {
         let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-        mount(Some("/dev/shm"), &shm, None::<&str>, flags, None::<&str>).map_err(while_doing("bind /dev/shm"))?;
+        mount(Some("/dev/shm"), &shm, None::<&str>, flags, None::<&str>)
+            .map_err(while_doing("bind /dev/shm"))?;
     } else {
         let flags = MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(SHM_OPTIONS)).map_err(while_doing("mount shm"))?;
+        mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(SHM_OPTIONS))
+            .map_err(while_doing("mount shm"))?;
     }
     cgroups.make_parent(&group).map_err(while_doing("make cgroup"))?;
     if let Some(resources) = &spec.resources {
@@ -95,14 +102,18 @@ fn attempt(layout: &Layout, cgroups: &Cgroups, root: &str, spec: &SandboxSpec) -
         set_sysctl(&kinds, name, value)?;
     }
     for kind in kinds.iter().filter(|kind| **kind != "pid") {
-        sys::namespace::pin(kind, &layout.pin(&spec.id, kind)).map_err(while_doing("pin namespace"))?;
+        sys::namespace::pin(kind, &layout.pin(&spec.id, kind))
+            .map_err(while_doing("pin namespace"))?;
     }
     if !kinds.contains(&"pid") {
         return Ok((Outcome::Done, None));
     }
     let pid = sys::process::fork_child(&[], tiny_init).map_err(while_doing("fork init"))?;
     let init_group = format!("{group}/{INIT_GROUP}");
-    cgroups.make_leaf(&init_group).and_then(|()| cgroups.enter(&init_group, pid)).map_err(while_doing("place init"))?;
+    cgroups
+        .make_leaf(&init_group)
+        .and_then(|()| cgroups.enter(&init_group, pid))
+        .map_err(while_doing("place init"))?;
     pin_pid(pid, &layout.pin(&spec.id, "pid"))?;
     Ok((Outcome::Process { pid: pid.as_raw() }, None))
 }
@@ -120,7 +131,8 @@ fn flag(kind: &str) -> CloneFlags {
 fn pin_pid(pid: Pid, path: &Path) -> Result<(), Failure> {
     fs::write(path, "").map_err(while_doing("pin namespace"))?;
     let source = format!("/proc/{pid}/ns/pid");
-    mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(while_doing("pin namespace"))
+    mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(while_doing("pin namespace"))
 }
 
 /// The first process of a shared PID namespace: collects orphans until it is killed.
@@ -153,7 +165,18 @@ fn set_sysctl(kinds: &[&str], name: &str, value: &str) -> Result<(), Failure> {
         return Err(refused("the sandbox uses the host's namespace"));
     }
     // Dots separate, slashes in the name stand for dots in interface names.
-    let path: String = name.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect();
+    let path: String = name
+        .chars()
+        .map(|c| {
+            if c == '.' {
+                '/'
+            } else if c == '/' {
+                '.'
+            } else {
+                c
+            }
+        })
+        .collect();
     if Path::new(&path).components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
         return Err(refused("bad name"));
     }
@@ -161,10 +184,14 @@ fn set_sysctl(kinds: &[&str], name: &str, value: &str) -> Result<(), Failure> {
 }
 
 fn namespace_of(name: &str) -> Option<&'static str> {
-    let ipc = ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shm_rmid_forced"];
+    let ipc =
+        ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shm_rmid_forced"];
     if name.starts_with("net.") {
         Some("net")
-    } else if name.starts_with("fs.mqueue.") || name.starts_with("kernel.shm") || ipc.contains(&name) {
+    } else if name.starts_with("fs.mqueue.")
+        || name.starts_with("kernel.shm")
+        || ipc.contains(&name)
+    {
         Some("ipc")
     } else if name == "kernel.domainname" {
         Some("uts")
@@ -181,7 +208,13 @@ pub(super) fn make_directories(layout: &Layout, id: &str) -> io::Result<()> {
 }
 
 /// Removes all a sandbox has.
-pub(super) fn remove(layout: &Layout, cgroups: &Cgroups, group: &str, id: &str, init: Option<Pid>) -> Product {
+pub(super) fn remove(
+    layout: &Layout,
+    cgroups: &Cgroups,
+    group: &str,
+    id: &str,
+    init: Option<Pid>,
+) -> Product {
     if let Some(pid) = init {
         // Verified by the caller to be ours; its end ends the namespace.
         let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);

@@ -133,7 +133,12 @@ pub(super) const WITH_CAPABILITY: &[(&str, &[c_long])] = &[
     ("CAP_SYS_TTY_CONFIG", &[libc::SYS_vhangup]),
     (
         "CAP_SYS_NICE",
-        &[libc::SYS_get_mempolicy, libc::SYS_mbind, libc::SYS_set_mempolicy, libc::SYS_set_mempolicy_home_node],
+        &[
+            libc::SYS_get_mempolicy,
+            libc::SYS_mbind,
+            libc::SYS_set_mempolicy,
+            libc::SYS_set_mempolicy_home_node,
+        ],
     ),
     ("CAP_SYSLOG", &[libc::SYS_syslog]),
     ("CAP_BPF", &[libc::SYS_bpf]),

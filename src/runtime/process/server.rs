@@ -67,14 +67,30 @@ pub(super) struct Deferred {
 
 #[derive(Debug)]
 pub(super) enum Task {
-    CreateSandbox { id: String },
-    RemoveSandbox { id: String },
-    Create { id: String },
+    CreateSandbox {
+        id: String,
+    },
+    RemoveSandbox {
+        id: String,
+    },
+    Create {
+        id: String,
+    },
     /// Cleaning up after a failed creation.
-    Abandon { id: String, why: Failure },
-    Start { id: String },
-    Remove { id: String },
-    Exec { session: u64, reply: SessionReply },
+    Abandon {
+        id: String,
+        why: Failure,
+    },
+    Start {
+        id: String,
+    },
+    Remove {
+        id: String,
+    },
+    Exec {
+        session: u64,
+        reply: SessionReply,
+    },
     Stats,
 }
 
@@ -182,7 +198,12 @@ impl Server {
     }
 
     /// Also reports when the descriptor is writable, or no longer.
-    pub(super) fn watch_writable(&self, fd: BorrowedFd<'_>, token: u64, on: bool) -> io::Result<()> {
+    pub(super) fn watch_writable(
+        &self,
+        fd: BorrowedFd<'_>,
+        token: u64,
+        on: bool,
+    ) -> io::Result<()> {
         let mut flags = EpollFlags::EPOLLIN;
         flags.set(EpollFlags::EPOLLOUT, on);
         self.epoll.modify(fd, &mut EpollEvent::new(flags, token))?;
@@ -224,7 +245,8 @@ impl Server {
             None => EpollTimeout::NONE,
             Some(deadline) => {
                 // Rounded up so that the loop does not spin through the last millisecond.
-                let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                let left =
+                    deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
                 EpollTimeout::try_from(left).unwrap_or(EpollTimeout::NONE)
             }
         }
@@ -248,7 +270,9 @@ impl Server {
                 continue;
             }
             let id = self.next_number();
-            let added = stream.set_nonblocking(true).and_then(|()| self.watch(stream.as_fd(), Source::Client(id)));
+            let added = stream
+                .set_nonblocking(true)
+                .and_then(|()| self.watch(stream.as_fd(), Source::Client(id)));
             match added {
                 Ok(token) => {
                     self.clients.insert(id, Client::new(stream, token));
@@ -261,7 +285,10 @@ impl Server {
     fn signals(&mut self) {
         let mut children = false;
         while let Ok(Some(signal)) = self.signals.read_signal() {
-            match i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
+            match i32::try_from(signal.ssi_signo)
+                .ok()
+                .and_then(|number| Signal::try_from(number).ok())
+            {
                 Some(Signal::SIGTERM | Signal::SIGINT) => {
                     tracing::info!("runtime process stops; containers go on");
                     self.stopping = true;
@@ -282,7 +309,9 @@ impl Server {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => ended.push((pid.as_raw(), Ending::Code(code))),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => ended.push((pid.as_raw(), Ending::Signal(signal as i32))),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    ended.push((pid.as_raw(), Ending::Signal(signal as i32)))
+                }
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => {
@@ -291,7 +320,8 @@ impl Server {
                 }
             }
         }
-        let (jobs, others): (Vec<_>, Vec<_>) = ended.into_iter().partition(|(pid, _)| self.jobs.contains_key(pid));
+        let (jobs, others): (Vec<_>, Vec<_>) =
+            ended.into_iter().partition(|(pid, _)| self.jobs.contains_key(pid));
         for (pid, _) in jobs {
             if let Some(job) = self.jobs.remove(&pid) {
                 self.finish(job);

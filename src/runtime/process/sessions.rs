@@ -33,7 +33,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn restored(container: String, pid: Option<i32>, master: Option<OwnedFd>, exit: Option<i32>) -> Self {
+    pub(super) fn restored(
+        container: String,
+        pid: Option<i32>,
+        master: Option<OwnedFd>,
+        exit: Option<i32>,
+    ) -> Self {
         Session { container, pid, master, exit, owner: Some(ANYBODY), waiters: Vec::new() }
     }
 }
@@ -57,8 +62,10 @@ impl Server {
         if self.sessions.len() >= SESSIONS_MAX {
             return Err(failure(FailureKind::Limit, format!("there are {SESSIONS_MAX} commands")));
         }
-        let (stdio, reply) = streams(&exec).map_err(|error| internal(format!("make streams: {error}")))?;
-        let (layout, spec, keep) = (self.layout.clone(), entry.record.spec.clone(), stdio.numbers());
+        let (stdio, reply) =
+            streams(&exec).map_err(|error| internal(format!("make streams: {error}")))?;
+        let (layout, spec, keep) =
+            (self.layout.clone(), entry.record.spec.clone(), stdio.numbers());
         let session = self.next_number();
         let task = Task::Exec { session, reply };
         self.spawn(task, Some(origin), &keep, move || work::execute(&layout, &spec, &exec, stdio))?;
@@ -85,10 +92,15 @@ impl Server {
             let Outcome::Process { pid } = outcome else {
                 return Err(internal(format!("unexpected report {outcome:?}")));
             };
-            let known = self.sessions.get_mut(&session).ok_or_else(|| no_such("session", &session.to_string()))?;
+            let known = self
+                .sessions
+                .get_mut(&session)
+                .ok_or_else(|| no_such("session", &session.to_string()))?;
             known.pid = Some(pid);
             if let Some(master) = master {
-                let copy = |fd: &OwnedFd| fd.try_clone().map_err(|error| internal(format!("copy terminal: {error}")));
+                let copy = |fd: &OwnedFd| {
+                    fd.try_clone().map_err(|error| internal(format!("copy terminal: {error}")))
+                };
                 reply.fds = vec![copy(&master)?, copy(&master)?];
                 known.master = Some(master);
             }
@@ -131,7 +143,11 @@ impl Server {
         }
     }
 
-    pub(super) fn wait_session(&mut self, origin: Origin, number: u64) -> Option<Result<Reply, Failure>> {
+    pub(super) fn wait_session(
+        &mut self,
+        origin: Origin,
+        number: u64,
+    ) -> Option<Result<Reply, Failure>> {
         let Some(session) = self.sessions.get_mut(&number) else {
             return Some(Err(no_such("session", &number.to_string())));
         };
@@ -146,16 +162,25 @@ impl Server {
     }
 
     pub(super) fn signal_session(&mut self, number: u64, signal: i32) -> Result<(), Failure> {
-        let session = self.sessions.get(&number).ok_or_else(|| no_such("session", &number.to_string()))?;
+        let session =
+            self.sessions.get(&number).ok_or_else(|| no_such("session", &number.to_string()))?;
         let Some(pid) = session.pid else { return Ok(()) };
         match Signal::try_from(signal).and_then(|signal| kill(Pid::from_raw(pid), signal)) {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
-            Err(error) => Err(failure(FailureKind::Invalid, format!("signal {signal} to command: {error}"))),
+            Err(error) => {
+                Err(failure(FailureKind::Invalid, format!("signal {signal} to command: {error}")))
+            }
         }
     }
 
-    pub(super) fn resize_session(&mut self, number: u64, columns: u16, rows: u16) -> Result<(), Failure> {
-        let session = self.sessions.get(&number).ok_or_else(|| no_such("session", &number.to_string()))?;
+    pub(super) fn resize_session(
+        &mut self,
+        number: u64,
+        columns: u16,
+        rows: u16,
+    ) -> Result<(), Failure> {
+        let session =
+            self.sessions.get(&number).ok_or_else(|| no_such("session", &number.to_string()))?;
         match &session.master {
             Some(master) => sys::pty::set_window_size(master.as_fd(), columns, rows)
                 .map_err(|error| internal(format!("resize: {error}"))),
@@ -174,8 +199,12 @@ impl Server {
 
     /// A client has gone: its terminals hang up, its exit codes interest nobody.
     pub(super) fn client_left(&mut self, client: u64) {
-        let owned: Vec<u64> =
-            self.sessions.iter().filter(|(_, session)| session.owner == Some(client)).map(|(id, _)| *id).collect();
+        let owned: Vec<u64> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.owner == Some(client))
+            .map(|(id, _)| *id)
+            .collect();
         for number in owned {
             self.hang_up(number);
         }

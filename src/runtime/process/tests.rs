@@ -11,7 +11,9 @@ use serde_json::Value;
 use super::oci::{HostDevice, Surroundings};
 use super::{capabilities, devices, oci, record, sandbox, seccomp};
 use crate::process::Config;
-use crate::protocol::{Capabilities, ContainerSpec, FRAME_MAX, Sandbox, SandboxSpec, encode, frame_length};
+use crate::protocol::{
+    Capabilities, ContainerSpec, FRAME_MAX, Sandbox, SandboxSpec, encode, frame_length,
+};
 
 /// One file of `cases/`: what is asked for, and the OCI spec that must come of it.
 #[derive(Deserialize)]
@@ -26,9 +28,16 @@ struct Case {
 }
 
 fn compute(case: &Case) -> Value {
-    let kinds: Vec<String> = sandbox::own_namespaces(&case.sandbox).into_iter().map(str::to_owned).collect();
+    let kinds: Vec<String> =
+        sandbox::own_namespaces(&case.sandbox).into_iter().map(str::to_owned).collect();
     let layout = record::Layout { root: "/state".into() };
-    let home = Sandbox { id: "box".to_owned(), netns: None, spec: case.sandbox.clone(), created_at: 0, ready: true };
+    let home = Sandbox {
+        id: "box".to_owned(),
+        netns: None,
+        spec: case.sandbox.clone(),
+        created_at: 0,
+        ready: true,
+    };
     let devices: Vec<HostDevice> = case
         .devices
         .iter()
@@ -59,7 +68,9 @@ fn specs_are_as_the_cases_say() {
     let mut checked = 0;
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        let Some(name) = path.to_str().unwrap().strip_suffix(".in.json").map(str::to_owned) else { continue };
+        let Some(name) = path.to_str().unwrap().strip_suffix(".in.json").map(str::to_owned) else {
+            continue;
+        };
         let case: Case = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let out = PathBuf::from(format!("{name}.out.json"));
         let computed = compute(&case);
@@ -138,7 +149,11 @@ fn the_seccomp_filter_decides_as_docker_s_profile() {
         (&[], 100_000, 0, EPERM),
     ];
     for (names, call, argument, expected) in cases {
-        assert_eq!(filtered(names, own, *call, *argument), *expected, "call {call} with {argument:#x} and {names:?}");
+        assert_eq!(
+            filtered(names, own, *call, *argument),
+            *expected,
+            "call {call} with {argument:#x} and {names:?}"
+        );
     }
     assert_eq!(filtered(&[], own ^ 1, libc::SYS_read, 0), ENOSYS, "another architecture");
 }
@@ -148,13 +163,20 @@ fn capabilities_are_resolved() {
     let resolve = |privileged, add: &[&str], drop: &[&str]| {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let capabilities = Capabilities { add: owned(add), drop: owned(drop) };
-        capabilities::resolve(&ContainerSpec { privileged, capabilities, ..ContainerSpec::default() })
+        capabilities::resolve(&ContainerSpec {
+            privileged,
+            capabilities,
+            ..ContainerSpec::default()
+        })
     };
     assert_eq!(resolve(false, &[], &[]).unwrap().0, 0xa804_25fb);
     assert_eq!(resolve(false, &[], &["ALL"]).unwrap().0, 0);
     assert_eq!(resolve(false, &["net_admin"], &["all"]).unwrap().0, 1 << 12);
     assert_eq!(resolve(false, &["CAP_NET_ADMIN"], &["ALL", "CAP_NET_ADMIN"]).unwrap().0, 0);
-    assert_eq!(resolve(false, &["ALL"], &["MKNOD"]).unwrap().0, ((1 << 41) - 1) & !capabilities::MKNOD);
+    assert_eq!(
+        resolve(false, &["ALL"], &["MKNOD"]).unwrap().0,
+        ((1 << 41) - 1) & !capabilities::MKNOD
+    );
     assert_eq!(resolve(true, &[], &[]).unwrap().1.len(), 41);
     assert!(resolve(false, &["NONESUCH"], &[]).is_err());
 }
@@ -173,7 +195,10 @@ fn usual_devices_are_allowed_and_given_ones_as_given() {
     let last = rules.last().unwrap();
     assert_eq!((last.kind, last.major, last.minor, last.access), (1, Some(8), Some(0), 2));
     assert!(rules.iter().any(|rule| rule.major == Some(1) && rule.minor == Some(3)));
-    assert!(!rules.iter().any(|rule| rule.major.is_none() && rule.access != 1), "only making is allowed for any");
+    assert!(
+        !rules.iter().any(|rule| rule.major.is_none() && rule.access != 1),
+        "only making is allowed for any"
+    );
 }
 
 #[test]
@@ -201,8 +226,11 @@ fn names_that_become_paths_are_checked() {
 
 #[test]
 fn the_command_line_comes_back_as_it_went() {
-    let config =
-        Config { socket: "/run/x.sock".into(), state_dir: "/var/x".into(), cgroup_root: "copepod".to_owned() };
+    let config = Config {
+        socket: "/run/x.sock".into(),
+        state_dir: "/var/x".into(),
+        cgroup_root: "copepod".to_owned(),
+    };
     assert_eq!(Config::from_args(config.to_args()).unwrap(), config);
     assert!(Config::from_args(["--socket".into()]).is_err());
     assert!(Config::from_args(["--socket".into(), "/x".into()]).is_err());

@@ -39,7 +39,11 @@ pub(super) struct Stdio {
 impl Stdio {
     /// What the child must keep.
     pub(super) fn numbers(&self) -> Vec<RawFd> {
-        [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
+        [&self.stdin, &self.stdout, &self.stderr]
+            .into_iter()
+            .flatten()
+            .map(AsRawFd::as_raw_fd)
+            .collect()
     }
 }
 
@@ -64,7 +68,8 @@ pub(super) fn create(
     write_json(&dir.join("config.json"), &config)?;
     cgroups.make_leaf(&around.cgroup).map_err(while_doing("make cgroup"))?;
     cgroups.limit(&around.cgroup, &spec.resources, true).map_err(while_doing("limit resources"))?;
-    if !spec.privileged && cgroups.limit_devices(&around.cgroup, &devices::rules(&devices)).is_err() {
+    if !spec.privileged && cgroups.limit_devices(&around.cgroup, &devices::rules(&devices)).is_err()
+    {
         // The kernel cannot filter: then no device may be made at all. The loop has said so at its start.
         payload.capabilities &= !capabilities::MKNOD;
     }
@@ -97,12 +102,18 @@ pub(super) fn start(layout: &Layout, id: &str) -> Product {
 }
 
 /// Runs one more program in a running container.
-pub(super) fn execute(layout: &Layout, spec: &ContainerSpec, exec: &ExecSpec, stdio: Stdio) -> Product {
+pub(super) fn execute(
+    layout: &Layout,
+    spec: &ContainerSpec,
+    exec: &ExecSpec,
+    stdio: Stdio,
+) -> Product {
     let payload = payload(spec)?;
     let place = private_directory(layout, &spec.id)?;
     let state = layout.libcontainer(&spec.id).join(&spec.id).join("state.json");
     fs::create_dir(place.join(&spec.id)).map_err(while_doing("make directory"))?;
-    fs::copy(&state, place.join(&spec.id).join("state.json")).map_err(while_doing("copy container state"))?;
+    fs::copy(&state, place.join(&spec.id).join("state.json"))
+        .map_err(while_doing("copy container state"))?;
     let process = place.join("process.json");
     write_json(&process, &oci::process(spec, &exec.args, &exec.env, exec.tty, None))?;
     adjust_oom_score(spec.oom_score_adj)?;
@@ -121,7 +132,8 @@ pub(super) fn execute(layout: &Layout, spec: &ContainerSpec, exec: &ExecSpec, st
         .map_err(while_doing("exec"))?;
     let master = console.map(Console::accept).transpose()?;
     if let (Some(master), Some((columns, rows))) = (&master, exec.size) {
-        sys::pty::set_window_size(master.as_fd(), columns, rows).map_err(while_doing("set terminal size"))?;
+        sys::pty::set_window_size(master.as_fd(), columns, rows)
+            .map_err(while_doing("set terminal size"))?;
     }
     Ok((Outcome::Process { pid: pid.as_raw() }, master))
 }
@@ -182,12 +194,14 @@ fn measure(root: &Path, stats: &mut Stats) {
 }
 
 fn payload(spec: &ContainerSpec) -> Result<Payload, Failure> {
-    let (mask, names) = capabilities::resolve(spec).map_err(|error| failure(FailureKind::Invalid, error))?;
+    let (mask, names) =
+        capabilities::resolve(spec).map_err(|error| failure(FailureKind::Invalid, error))?;
     let confined = spec.seccomp == Seccomp::Default && !spec.privileged;
     Ok(Payload {
         seccomp: confined.then(|| Rc::new(seccomp::compile(&names))),
         capabilities: mask,
-        last_capability: sys::privileges::last_capability().map_err(while_doing("read last capability"))?,
+        last_capability: sys::privileges::last_capability()
+            .map_err(while_doing("read last capability"))?,
         cwd: PathBuf::from(if spec.cwd.is_empty() { "/" } else { &spec.cwd }),
         propagation: Vec::new(),
     })
@@ -219,7 +233,8 @@ fn mount_root(dir: &Path, spec: &ContainerSpec) -> Result<(), Failure> {
 fn own_mount_namespace() -> Result<(), Failure> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(while_doing("make mount namespace"))?;
     let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
-    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).map_err(while_doing("make mounts private"))
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+        .map_err(while_doing("make mounts private"))
 }
 
 /// The directories a container needs before its child is started.
@@ -303,7 +318,8 @@ impl Console {
         // Relative, because socket addresses are short; this child's directory is its own.
         std::env::set_current_dir(dir).map_err(while_doing("enter directory"))?;
         let _ = fs::remove_file("console.sock");
-        let listener = UnixListener::bind("console.sock").map_err(while_doing("listen for terminal"))?;
+        let listener =
+            UnixListener::bind("console.sock").map_err(while_doing("listen for terminal"))?;
         std::env::set_current_dir("/").map_err(while_doing("enter directory"))?;
         Ok(Console { listener, path: dir.join("console.sock") })
     }
@@ -313,7 +329,8 @@ impl Console {
         self.listener.set_nonblocking(true).map_err(while_doing("accept terminal"))?;
         let (stream, _) = self.listener.accept().map_err(while_doing("accept terminal"))?;
         let mut buffer = [0; 64];
-        let (_, fds) = sys::fds::receive(stream.as_fd(), &mut buffer).map_err(while_doing("receive terminal"))?;
+        let (_, fds) = sys::fds::receive(stream.as_fd(), &mut buffer)
+            .map_err(while_doing("receive terminal"))?;
         let _ = fs::remove_file(&self.path);
         fds.into_iter().next().ok_or_else(|| internal("the terminal did not come"))
     }

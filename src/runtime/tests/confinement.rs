@@ -26,7 +26,8 @@ async fn memory_is_limited_and_its_exhaustion_reported() {
     let node = Node::start().await;
     node.sandbox("a").await;
     let mut spec = node.spec("a", "one", "head -c 200000000 /dev/zero | tail");
-    spec.resources = Resources { memory_limit: Some(16 << 20), pids_limit: Some(20), ..Resources::default() };
+    spec.resources =
+        Resources { memory_limit: Some(16 << 20), pids_limit: Some(20), ..Resources::default() };
     spec.args = ["tail", "/dev/zero"].map(str::to_owned).to_vec();
     let ended = node.run_to_end(&spec).await;
     assert!(ended.oom_killed, "{ended:?}");
@@ -44,15 +45,27 @@ async fn limits_can_be_read_measured_and_changed() {
     }
     let node = Node::start().await;
     let mut home = node.sandbox_spec("a");
-    home.resources = Some(Resources { memory_limit: Some(128 << 20), cpu_shares: Some(512), ..Resources::default() });
+    home.resources = Some(Resources {
+        memory_limit: Some(128 << 20),
+        cpu_shares: Some(512),
+        ..Resources::default()
+    });
     node.runtime.create_sandbox(&home).await.unwrap();
-    let mut spec = node.spec("a", "one", "dd if=/dev/zero of=/tmp/file bs=1000 count=100 2>/dev/null; echo up; sleep 600");
-    spec.resources = Resources { memory_limit: Some(64 << 20), cpu_shares: Some(256), ..Resources::default() };
+    let mut spec = node.spec(
+        "a",
+        "one",
+        "dd if=/dev/zero of=/tmp/file bs=1000 count=100 2>/dev/null; echo up; sleep 600",
+    );
+    spec.resources =
+        Resources { memory_limit: Some(64 << 20), cpu_shares: Some(256), ..Resources::default() };
     node.run(&spec).await;
     node.log_contains("one", "up").await;
     let stats = node.runtime.stats("one").await.unwrap();
     assert!(stats.memory_bytes > 0 && stats.memory_bytes < 64 << 20, "{stats:?}");
-    assert!(stats.pids >= 1 && stats.writable_bytes >= 100_000 && stats.writable_inodes >= 1, "{stats:?}");
+    assert!(
+        stats.pids >= 1 && stats.writable_bytes >= 100_000 && stats.writable_inodes >= 1,
+        "{stats:?}"
+    );
     assert!(node.runtime.sandbox_stats("a").await.unwrap().memory_bytes >= stats.memory_bytes / 2);
     let more = Resources { memory_limit: Some(96 << 20), ..Resources::default() };
     node.runtime.update_resources("one", &more).await.unwrap();
@@ -69,10 +82,14 @@ async fn capabilities_are_the_default_set_with_changes() {
     let default = output(&node, &spec).await;
     let expected = "CapPrm: 00000000a80425fb CapEff: 00000000a80425fb CapBnd: 00000000a80425fb CapAmb: 0000000000000000 NoNewPrivs: 0 Seccomp: 2";
     assert_eq!(default.trim(), expected);
-    spec.capabilities = Capabilities { add: vec!["NET_ADMIN".to_owned()], drop: vec!["ALL".to_owned()] };
+    spec.capabilities =
+        Capabilities { add: vec!["NET_ADMIN".to_owned()], drop: vec!["ALL".to_owned()] };
     spec.no_new_privileges = true;
     let changed = output(&node, &spec).await;
-    assert!(changed.contains("CapEff: 0000000000001000") && changed.contains("NoNewPrivs: 1"), "{changed}");
+    assert!(
+        changed.contains("CapEff: 0000000000001000") && changed.contains("NoNewPrivs: 1"),
+        "{changed}"
+    );
     spec.capabilities = Capabilities::default();
     spec.no_new_privileges = false;
     spec.user = User { uid: 1000, gid: 1000, additional_gids: vec![7, 8] };
@@ -88,7 +105,8 @@ async fn capabilities_are_the_default_set_with_changes() {
 async fn users_groups_and_their_streams() {
     let node = Node::start().await;
     node.sandbox("a").await;
-    let mut spec = node.spec("a", "one", "id -u; id -g; id -G; echo $HOME; echo again > /dev/stdout; umask");
+    let mut spec =
+        node.spec("a", "one", "id -u; id -g; id -G; echo $HOME; echo again > /dev/stdout; umask");
     spec.user = User { uid: 1000, gid: 1001, additional_gids: vec![7, 8] };
     assert_eq!(output(&node, &spec).await, "1000\n1001\n1001 7 8\n/tmp\nagain\n0022\n");
     node.finish().await;
@@ -102,11 +120,18 @@ async fn the_seccomp_profile_is_in_force() {
     let script = "unshare -m true && echo unshared; mount -t tmpfs none /tmp && echo mounted; true";
     let spec = node.spec("a", "one", script);
     assert!(!output(&node, &spec).await.contains("unshared"));
-    let filtered = node.spec("a", "one", "setarch linux32 uname -m; unshare -U true && echo user namespace; true");
+    let filtered = node.spec(
+        "a",
+        "one",
+        "setarch linux32 uname -m; unshare -U true && echo user namespace; true",
+    );
     assert!(!output(&node, &filtered).await.contains("user namespace"));
     let mut open = filtered.clone();
     open.seccomp = Seccomp::Unconfined;
-    assert!(output(&node, &open).await.contains("user namespace"), "what the filter refused is possible without it");
+    assert!(
+        output(&node, &open).await.contains("user namespace"),
+        "what the filter refused is possible without it"
+    );
     node.finish().await;
 }
 
@@ -126,7 +151,10 @@ async fn the_root_file_system_can_be_read_only_and_layers_are_stacked() {
         ..Mount::default()
     }];
     let text = output(&node, &spec).await;
-    assert!(text.contains("from the top\n") && text.contains("refused\n") && text.contains("shm\n"), "{text}");
+    assert!(
+        text.contains("from the top\n") && text.contains("refused\n") && text.contains("shm\n"),
+        "{text}"
+    );
     assert_eq!(fs::read_to_string(node.dir.path().join("file")).unwrap(), "yes\n");
     assert_eq!(fs::read_to_string(upper.join("etc/motd")).unwrap(), "from the top\n");
     node.finish().await;
@@ -139,7 +167,8 @@ async fn very_many_layers_can_be_stacked() {
     node.sandbox("a").await;
     let mut spec = node.spec("a", "one", "ls /layers | wc -l");
     for number in 0..LAYERS {
-        let layer = node.dir.path().join(format!("a-rather-long-directory-name-for-a-layer/{number}"));
+        let layer =
+            node.dir.path().join(format!("a-rather-long-directory-name-for-a-layer/{number}"));
         fs::create_dir_all(layer.join("layers")).unwrap();
         fs::write(layer.join(format!("layers/{number}")), "").unwrap();
         spec.lower.insert(0, layer);
@@ -156,8 +185,17 @@ async fn proc_and_sys_are_masked_unless_privileged() {
     let text = output(&node, &node.spec("a", "one", script)).await;
     assert!(text.starts_with("0\n"), "{text}");
     assert!(text.contains("ro\n1\n"), "{text}");
-    assert!(text.contains("fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"), "{text}");
-    let mut spec = node.spec("a", "one", "grep CapEff /proc/self/status; mount -t tmpfs none /tmp && echo mounted; ls /dev | wc -l");
+    assert!(
+        text.contains(
+            "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
+        ),
+        "{text}"
+    );
+    let mut spec = node.spec(
+        "a",
+        "one",
+        "grep CapEff /proc/self/status; mount -t tmpfs none /tmp && echo mounted; ls /dev | wc -l",
+    );
     spec.privileged = true;
     let text = output(&node, &spec).await;
     assert!(text.contains("mounted"), "{text}");
@@ -178,7 +216,11 @@ async fn devices_not_given_cannot_be_opened() {
 async fn memory_file_systems_have_their_size() {
     let node = Node::start().await;
     node.sandbox("a").await;
-    let mut spec = node.spec("a", "one", "df -k /cache | tail -1 | awk '{print $2}'; touch /cache/x && echo writable");
+    let mut spec = node.spec(
+        "a",
+        "one",
+        "df -k /cache | tail -1 | awk '{print $2}'; touch /cache/x && echo writable",
+    );
     spec.mounts = vec![Mount {
         destination: "/cache".into(),
         kind: MountKind::Tmpfs { size: Some(1 << 20) },

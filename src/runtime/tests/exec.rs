@@ -23,15 +23,30 @@ async fn a_command_gives_output_and_exit_code() {
     spec.env = vec![("COLOUR".to_owned(), "blue".to_owned())];
     spec.cwd = "/srv/made".to_owned();
     node.run(&spec).await;
-    let output = node.runtime.exec_sync("one", sh("echo $COLOUR; pwd; echo bad >&2; exit 9"), DEADLINE, LIMIT).await.unwrap();
+    let output = node
+        .runtime
+        .exec_sync("one", sh("echo $COLOUR; pwd; echo bad >&2; exit 9"), DEADLINE, LIMIT)
+        .await
+        .unwrap();
     assert_eq!(output.code, Some(9));
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "blue\n/srv/made\n");
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "bad\n");
     let killed = node.runtime.exec_sync("one", sh("kill -9 $$"), DEADLINE, LIMIT).await.unwrap();
     assert_eq!(killed.code, Some(137));
-    let error = node.runtime.exec_sync("one", vec!["nonesuch".to_owned()], DEADLINE, LIMIT).await.unwrap_err().to_string();
+    let error = node
+        .runtime
+        .exec_sync("one", vec!["nonesuch".to_owned()], DEADLINE, LIMIT)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(r#"exec: "nonesuch": executable file not found in $PATH"#), "{error}");
-    assert!(node.runtime.exec_sync("two", sh("true"), DEADLINE, LIMIT).await.unwrap_err().is_not_found());
+    assert!(
+        node.runtime
+            .exec_sync("two", sh("true"), DEADLINE, LIMIT)
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
     node.finish().await;
 }
 
@@ -41,7 +56,11 @@ async fn a_command_that_takes_too_long_is_killed() {
     node.sandbox("a").await;
     node.run(&node.spec("a", "one", "sleep 600")).await;
     let short = Duration::from_millis(300);
-    let output = node.runtime.exec_sync("one", sh("echo early; exec sleep 600"), short, LIMIT).await.unwrap();
+    let output = node
+        .runtime
+        .exec_sync("one", sh("echo early; exec sleep 600"), short, LIMIT)
+        .await
+        .unwrap();
     assert_eq!((output.code, output.stdout.as_slice()), (None, b"early\n".as_slice()));
     node.finish().await;
 }
@@ -71,7 +90,13 @@ async fn a_command_with_a_terminal_has_its_size_and_can_be_resized() {
     node.sandbox("a").await;
     node.run(&node.spec("a", "one", "sleep 600")).await;
     let script = "stty size; read a; stty size; exit 6";
-    let spec = ExecSpec { args: sh(script), tty: true, stdin: true, size: Some((100, 30)), ..ExecSpec::default() };
+    let spec = ExecSpec {
+        args: sh(script),
+        tty: true,
+        stdin: true,
+        size: Some((100, 30)),
+        ..ExecSpec::default()
+    };
     let session = node.runtime.exec("one", &spec).await.unwrap();
     assert!(session.stderr.is_none());
     let mut input = FdStream::new(session.stdin.unwrap()).unwrap();
@@ -96,14 +121,24 @@ async fn commands_run_side_by_side_and_end_with_their_container() {
     for number in 0..8 {
         let runtime = node.runtime.clone();
         running.spawn(async move {
-            let output = runtime.exec_sync("one", sh(&format!("echo {number}; exit {number}")), DEADLINE, LIMIT).await.unwrap();
-            assert_eq!((output.code, output.stdout), (Some(number), format!("{number}\n").into_bytes()));
+            let output = runtime
+                .exec_sync("one", sh(&format!("echo {number}; exit {number}")), DEADLINE, LIMIT)
+                .await
+                .unwrap();
+            assert_eq!(
+                (output.code, output.stdout),
+                (Some(number), format!("{number}\n").into_bytes())
+            );
         });
     }
     while let Some(done) = running.join_next().await {
         done.unwrap();
     }
-    let session = node.runtime.exec("one", &ExecSpec { args: sh("sleep 600"), ..ExecSpec::default() }).await.unwrap();
+    let session = node
+        .runtime
+        .exec("one", &ExecSpec { args: sh("sleep 600"), ..ExecSpec::default() })
+        .await
+        .unwrap();
     node.runtime.kill_all("one").await.unwrap();
     node.wait(&mut events, "one").await;
     assert_eq!(node.runtime.exec_wait(session.id).await.unwrap(), 137);
@@ -123,7 +158,8 @@ async fn a_terminal_hangs_up_when_its_client_leaves() {
         let pid = node.init_pid("one");
         std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default()
     };
-    eventually("only the container's own program is left", || node.processes("one").len() == 1).await;
+    eventually("only the container's own program is left", || node.processes("one").len() == 1)
+        .await;
     assert_eq!(pids(), "");
     node.finish().await;
 }

@@ -28,10 +28,16 @@ async fn a_container_runs_logs_and_exits_with_its_code() {
     let ended = node.wait(&mut events, "one").await;
     assert_eq!((ended.exit_code, ended.signal, ended.oom_killed), (Some(7), None, false));
     assert!(ended.created_at <= ended.started_at.unwrap() && ended.started_at <= ended.finished_at);
-    let mut out: Vec<String> =
-        node.log("one").into_iter().map(|(stream, tag, text)| format!("{stream} {tag} {text}")).collect();
+    let mut out: Vec<String> = node
+        .log("one")
+        .into_iter()
+        .map(|(stream, tag, text)| format!("{stream} {tag} {text}"))
+        .collect();
     out.sort();
-    assert_eq!(out, ["stderr F err", "stdout F /", "stdout F host-a", "stdout F out", "stdout F tail"]);
+    assert_eq!(
+        out,
+        ["stderr F err", "stdout F /", "stdout F host-a", "stdout F out", "stdout F tail"]
+    );
     node.finish().await;
 }
 
@@ -53,7 +59,10 @@ async fn what_cannot_run_is_refused_with_a_reason_and_leaves_nothing() {
         assert!(node.runtime.container("bad").await.unwrap_err().is_not_found());
     }
     let spec = node.spec("nonesuch", "bad", "");
-    assert_eq!(kind(node.runtime.create_container(&spec).await.unwrap_err()), FailureKind::NotFound);
+    assert_eq!(
+        kind(node.runtime.create_container(&spec).await.unwrap_err()),
+        FailureKind::NotFound
+    );
     let spec = node.spec("a", "../bad", "");
     assert_eq!(kind(node.runtime.create_container(&spec).await.unwrap_err()), FailureKind::Invalid);
     assert_eq!(kind(node.runtime.start_container("bad").await.unwrap_err()), FailureKind::NotFound);
@@ -66,7 +75,11 @@ async fn signals_reach_the_program_and_give_its_exit_code() {
     let node = Node::start().await;
     node.sandbox("a").await;
     let mut events = node.runtime.events();
-    let graceful = node.spec("a", "graceful", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.1; done");
+    let graceful = node.spec(
+        "a",
+        "graceful",
+        "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.1; done",
+    );
     // As the first process of its PID namespace a program without a handler is deaf to SIGTERM.
     let deaf = node.spec("a", "deaf", "echo up; sleep 600");
     for spec in [&graceful, &deaf] {
@@ -88,9 +101,15 @@ async fn a_container_never_started_can_be_removed_and_a_running_one_too() {
     let node = Node::start().await;
     node.sandbox("a").await;
     node.runtime.create_container(&node.spec("a", "waiting", "echo never")).await.unwrap();
-    assert_eq!(kind(node.runtime.create_container(&node.spec("a", "waiting", "")).await.unwrap_err()), FailureKind::AlreadyExists);
+    assert_eq!(
+        kind(node.runtime.create_container(&node.spec("a", "waiting", "")).await.unwrap_err()),
+        FailureKind::AlreadyExists
+    );
     node.run(&node.spec("a", "running", "sleep 600 & sleep 600")).await;
-    assert_eq!(kind(node.runtime.start_container("running").await.unwrap_err()), FailureKind::State);
+    assert_eq!(
+        kind(node.runtime.start_container("running").await.unwrap_err()),
+        FailureKind::State
+    );
     assert_eq!(kind(node.runtime.remove_sandbox("a").await.unwrap_err()), FailureKind::State);
     node.runtime.remove_container("waiting").await.unwrap();
     node.runtime.remove_container("running").await.unwrap();
@@ -105,7 +124,8 @@ async fn many_containers_are_made_at_once() {
     node.sandbox("a").await;
     let mut making = tokio::task::JoinSet::new();
     for number in 0..COUNT {
-        let (runtime, spec) = (node.runtime.clone(), node.spec("a", &format!("c{number}"), "echo $0; sleep 600"));
+        let (runtime, spec) =
+            (node.runtime.clone(), node.spec("a", &format!("c{number}"), "echo $0; sleep 600"));
         making.spawn(async move {
             runtime.create_container(&spec).await.unwrap();
             runtime.start_container(&spec.id).await.unwrap();
@@ -115,7 +135,10 @@ async fn many_containers_are_made_at_once() {
         made.unwrap();
     }
     let snapshot = node.runtime.list().await.unwrap();
-    assert_eq!(snapshot.containers.iter().filter(|container| container.state == State::Running).count(), COUNT);
+    assert_eq!(
+        snapshot.containers.iter().filter(|container| container.state == State::Running).count(),
+        COUNT
+    );
     node.finish().await;
 }
 
@@ -137,7 +160,8 @@ async fn several_sandboxes_and_lifecycles_in_a_row_leak_no_descriptors() {
         }
     }
     // A connection or child that is just ending may still have some.
-    eventually("no more descriptors than after the first round", || descriptors() <= after_first).await;
+    eventually("no more descriptors than after the first round", || descriptors() <= after_first)
+        .await;
     node.finish().await;
 }
 
@@ -164,11 +188,18 @@ async fn measure() {
     }
     for (what, mut times) in [("create", create), ("start", start), ("exec to end", exec)] {
         times.sort();
-        eprintln!("{what}: median {:?}, slowest {:?}", times[times.len() / 2], times[times.len() - 1]);
+        eprintln!(
+            "{what}: median {:?}, slowest {:?}",
+            times[times.len() / 2],
+            times[times.len() - 1]
+        );
     }
     let pid = node.runtime.version().await.unwrap().pid;
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    for line in rollup.lines().filter(|line| ["Rss", "Pss:", "Private_Dirty"].iter().any(|name| line.starts_with(name))) {
+    for line in rollup
+        .lines()
+        .filter(|line| ["Rss", "Pss:", "Private_Dirty"].iter().any(|name| line.starts_with(name)))
+    {
         eprintln!("runtime process with {ROUNDS} containers: {line}");
     }
     node.finish().await;

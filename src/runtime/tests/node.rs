@@ -120,7 +120,11 @@ impl Node {
                     return container;
                 }
                 match events.next().await {
-                    Some(Event::ContainerExited { .. } | Event::Lost | Event::ContainerStarted { .. }) => {}
+                    Some(
+                        Event::ContainerExited { .. }
+                        | Event::Lost
+                        | Event::ContainerStarted { .. },
+                    ) => {}
                     None => panic!("no more events"),
                 }
             }
@@ -134,13 +138,17 @@ impl Node {
 
     /// The text of a container's log, both streams as they came.
     pub(crate) fn text(&self, id: &str) -> String {
-        self.log(id).into_iter().map(|(_, tag, text)| if tag == 'P' { text } else { text + "\n" }).collect()
+        self.log(id)
+            .into_iter()
+            .map(|(_, tag, text)| if tag == 'P' { text } else { text + "\n" })
+            .collect()
     }
 
     /// Runs a script in the node's mount namespace.
     pub(crate) fn on_node(&self, script: &str) -> String {
         let pid = self.holder.id().to_string();
-        let output = Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", script]).output().unwrap();
+        let output =
+            Command::new("nsenter").args(["-t", &pid, "-m", "sh", "-c", script]).output().unwrap();
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -152,7 +160,9 @@ impl Node {
 
     /// The pid the state directory records for a container.
     pub(crate) fn init_pid(&self, id: &str) -> i32 {
-        let record = fs::read(self.config.state_dir.join(format!("containers/{id}/container.json"))).unwrap();
+        let record =
+            fs::read(self.config.state_dir.join(format!("containers/{id}/container.json")))
+                .unwrap();
         let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
         i32::try_from(record["status"]["pid"].as_i64().unwrap()).unwrap()
     }
@@ -160,8 +170,13 @@ impl Node {
     /// Processes in a container's cgroup.
     pub(crate) fn processes(&self, id: &str) -> Vec<i32> {
         let mut pids = Vec::new();
-        for pod in self.groups().iter().flat_map(|group| fs::read_dir(group.join("kubepods/besteffort")).into_iter().flatten()) {
-            let text = fs::read_to_string(pod.unwrap().path().join(id).join("cgroup.procs")).unwrap_or_default();
+        for pod in self
+            .groups()
+            .iter()
+            .flat_map(|group| fs::read_dir(group.join("kubepods/besteffort")).into_iter().flatten())
+        {
+            let text = fs::read_to_string(pod.unwrap().path().join(id).join("cgroup.procs"))
+                .unwrap_or_default();
             pids.extend(text.lines().map(|line| line.parse::<i32>().unwrap()));
         }
         pids.sort_unstable();
@@ -189,7 +204,10 @@ impl Node {
     }
 
     pub(crate) async fn gone(&self, pid: i32) {
-        eventually("the process has ended", || !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)).await;
+        eventually("the process has ended", || {
+            !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
+        })
+        .await;
     }
 
     /// Starts another runtime process if none is there.
@@ -215,19 +233,29 @@ impl Node {
         let ours = state.to_str().unwrap();
         assert!(!mounts.contains(ours), "left mounted: {mounts}");
         for group in self.groups() {
-            assert_eq!(fs::read_to_string(group.join("cgroup.procs")).unwrap(), "", "left in {}", group.display());
+            assert_eq!(
+                fs::read_to_string(group.join("cgroup.procs")).unwrap(),
+                "",
+                "left in {}",
+                group.display()
+            );
             let pods = group.join("kubepods/besteffort");
-            let left = fs::read_dir(pods).map(|entries| entries.flatten().filter(|e| e.path().is_dir()).count());
+            let left = fs::read_dir(pods)
+                .map(|entries| entries.flatten().filter(|e| e.path().is_dir()).count());
             assert_eq!(left.unwrap_or(0), 0, "groups left in {}", group.display());
         }
         let pid = self.runtime.version().await.unwrap().pid;
         self.runtime.stop().await.unwrap();
-        eventually("the runtime process ends", || !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)).await;
+        eventually("the runtime process ends", || {
+            !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
+        })
+        .await;
         self.clean();
     }
 
     fn groups(&self) -> Vec<PathBuf> {
-        let controllers = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
+        let controllers =
+            fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
         std::iter::once(PathBuf::from("/sys/fs/cgroup"))
             .chain(controllers)
             .map(|point| point.join(&self.config.cgroup_root))
@@ -248,10 +276,16 @@ impl Drop for Node {
     /// After a failed test: kills what it left, by the numbers in its own groups and its lock.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("runtime.log: {}", fs::read_to_string(self.config.state_dir.join("runtime.log")).unwrap_or_default());
+            eprintln!(
+                "runtime.log: {}",
+                fs::read_to_string(self.config.state_dir.join("runtime.log")).unwrap_or_default()
+            );
             let own = self.config.socket.to_str().unwrap_or_default().to_owned();
             for pid in pids() {
-                if fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().contains(&own) {
+                if fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                    .unwrap_or_default()
+                    .contains(&own)
+                {
                     kill(pid);
                 }
             }
@@ -261,11 +295,16 @@ impl Drop for Node {
 }
 
 fn pids() -> Vec<i32> {
-    fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 pub(crate) fn kill(pid: i32) {
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    let _ =
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
 }
 
 fn zombie(pid: i32) -> bool {
@@ -286,7 +325,8 @@ fn remove_groups(group: &Path) {
 
 fn program(holder: &Child) -> Program {
     let pid = holder.id().to_string();
-    let arguments = ["-t", &pid, "-m", env!("CARGO_BIN_EXE_runtime-process")].iter().map(Into::into).collect();
+    let arguments =
+        ["-t", &pid, "-m", env!("CARGO_BIN_EXE_runtime-process")].iter().map(Into::into).collect();
     Program { exe: "/usr/bin/nsenter".into(), arguments }
 }
 
@@ -297,10 +337,16 @@ fn busybox(dir: &Path) -> PathBuf {
     }
     fs::copy("/bin/busybox", layer.join("bin/busybox")).unwrap();
     let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
-    for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|name| *name != "busybox") {
+    for applet in
+        String::from_utf8(applets.stdout).unwrap().lines().filter(|name| *name != "busybox")
+    {
         symlink("busybox", layer.join("bin").join(applet)).unwrap();
     }
-    fs::write(layer.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n").unwrap();
+    fs::write(
+        layer.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n",
+    )
+    .unwrap();
     layer
 }
 

@@ -7,11 +7,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::node::{Node, kill};
 
 /// Announces itself, then goes on when the file appears.
-const TWO_STEPS: &str = "echo before; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo after; exit 3";
+const TWO_STEPS: &str =
+    "echo before; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo after; exit 3";
 
 async fn go(node: &Node, id: &str) {
     let touch = ["touch", "/tmp/go"].map(str::to_owned).to_vec();
-    let output = node.runtime.exec_sync(id, touch, std::time::Duration::from_secs(20), 0).await.unwrap();
+    let output =
+        node.runtime.exec_sync(id, touch, std::time::Duration::from_secs(20), 0).await.unwrap();
     assert_eq!(output.code, Some(0));
 }
 
@@ -34,7 +36,9 @@ async fn after_a_kill_running_containers_are_found_and_their_output_goes_on() {
     let mut events = node.runtime.events();
     let snapshot = node.runtime.list().await.unwrap();
     assert!(snapshot.sandboxes[0].ready);
-    let state = |id: &str| snapshot.containers.iter().find(|c| c.id == id).map(|c| (c.state, c.exit_code)).unwrap();
+    let state = |id: &str| {
+        snapshot.containers.iter().find(|c| c.id == id).map(|c| (c.state, c.exit_code)).unwrap()
+    };
     assert_eq!(state("runs"), (State::Running, None));
     assert_eq!(state("ended"), (State::Exited, Some(4)));
     assert_eq!(state("dies"), (State::Exited, Some(255)));
@@ -64,7 +68,11 @@ async fn an_upgrade_keeps_everything() {
     let mut terminal = node.spec("a", "terminal", "read a; echo got $a; exit 9");
     (terminal.tty, terminal.stdin) = (true, true);
     node.run(&terminal).await;
-    let spec = ExecSpec { args: ["sh", "-c", "read a; echo $a; exit 2"].map(str::to_owned).to_vec(), stdin: true, ..ExecSpec::default() };
+    let spec = ExecSpec {
+        args: ["sh", "-c", "read a; echo $a; exit 2"].map(str::to_owned).to_vec(),
+        stdin: true,
+        ..ExecSpec::default()
+    };
     let session = node.runtime.exec("runs", &spec).await.unwrap();
 
     let mut events = node.runtime.events();

@@ -63,10 +63,11 @@ async fn a_client_that_does_not_read_is_dropped_at_a_limit() {
     let body = br#"{"id":1,"request":"list"}"#;
     let mut call = u32::try_from(body.len()).unwrap().to_le_bytes().to_vec();
     call.extend(body);
+    let mut written = 0;
     eventually("the connection is cut", || {
         loop {
-            match stream.write(&call) {
-                Ok(_) => {}
+            match stream.write(&call[written..]) {
+                Ok(count) => written = (written + count) % call.len(),
                 Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
             }
         }

@@ -10,7 +10,9 @@ use crate::node::{Node, eventually};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 async fn namespaces(node: &Node, id: &str) -> Vec<String> {
-    let args = ["sh", "-c", "for n in net ipc uts pid mnt; do readlink /proc/self/ns/$n; done"].map(str::to_owned).to_vec();
+    let args = ["sh", "-c", "for n in net ipc uts pid mnt; do readlink /proc/self/ns/$n; done"]
+        .map(str::to_owned)
+        .to_vec();
     let output = node.runtime.exec_sync(id, args, DEADLINE, 4096).await.unwrap();
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
@@ -25,10 +27,15 @@ async fn network_ipc_and_name_are_shared_and_pids_are_not() {
     node.sandbox("a").await;
     node.sandbox("b").await;
     for (sandbox, id) in [("a", "a1"), ("a", "a2"), ("b", "b1")] {
-        node.run(&node.spec(sandbox, id, "ip addr show lo | grep -c 'LOOPBACK,UP'; sleep 600")).await;
+        node.run(&node.spec(sandbox, id, "ip addr show lo | grep -c 'LOOPBACK,UP'; sleep 600"))
+            .await;
         node.log_contains(id, "1").await;
     }
-    let (a1, a2, b1) = (namespaces(&node, "a1").await, namespaces(&node, "a2").await, namespaces(&node, "b1").await);
+    let (a1, a2, b1) = (
+        namespaces(&node, "a1").await,
+        namespaces(&node, "a2").await,
+        namespaces(&node, "b1").await,
+    );
     assert_eq!(a1[..3], a2[..3]);
     assert_ne!(a1[3], a2[3]);
     assert_ne!(a1[4], a2[4]);
@@ -47,7 +54,12 @@ async fn shared_memory_is_the_sandbox_s() {
     let node = Node::start().await;
     node.sandbox("a").await;
     node.run_to_end(&node.spec("a", "one", "echo message > /dev/shm/note")).await;
-    node.run_to_end(&node.spec("a", "two", "cat /dev/shm/note; df -k /dev/shm | tail -1 | awk '{print $2}'")).await;
+    node.run_to_end(&node.spec(
+        "a",
+        "two",
+        "cat /dev/shm/note; df -k /dev/shm | tail -1 | awk '{print $2}'",
+    ))
+    .await;
     assert_eq!(node.text("two"), "message\n65536\n");
     node.finish().await;
 }
@@ -90,7 +102,12 @@ async fn sysctls_are_set_in_the_sandbox_only() {
     home.sysctls.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "77".to_owned());
     home.sysctls.insert("kernel.shm_rmid_forced".to_owned(), "1".to_owned());
     node.runtime.create_sandbox(&home).await.unwrap();
-    node.run_to_end(&node.spec("a", "one", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced")).await;
+    node.run_to_end(&node.spec(
+        "a",
+        "one",
+        "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced",
+    ))
+    .await;
     assert_eq!(node.text("one"), "77\n1\n");
     for bad in ["kernel.panic", "vm.swappiness", "net.../../kernel/panic"] {
         let mut home = node.sandbox_spec("b");
@@ -105,7 +122,9 @@ async fn sysctls_are_set_in_the_sandbox_only() {
 async fn a_sandbox_can_be_made_again_after_removal() {
     let node = Node::start().await;
     node.sandbox("a").await;
-    assert!(node.runtime.create_sandbox(&node.sandbox_spec("a")).await.unwrap_err().is_already_exists());
+    assert!(
+        node.runtime.create_sandbox(&node.sandbox_spec("a")).await.unwrap_err().is_already_exists()
+    );
     node.runtime.remove_sandbox("a").await.unwrap();
     node.runtime.remove_sandbox("a").await.unwrap();
     node.sandbox("a").await;
@@ -131,7 +150,11 @@ async fn mounts_travel_only_where_asked_for() {
         ..Mount::default()
     };
     let script = "mount -t tmpfs none /volume/from-container; echo up; sleep 600";
-    for (id, propagation) in [("both", Propagation::Bidirectional), ("in", Propagation::HostToContainer), ("none", Propagation::Private)] {
+    for (id, propagation) in [
+        ("both", Propagation::Bidirectional),
+        ("in", Propagation::HostToContainer),
+        ("none", Propagation::Private),
+    ] {
         let mut spec = node.spec("a", id, if id == "both" { script } else { "echo up; sleep 600" });
         spec.privileged = true;
         spec.mounts = vec![mount(propagation)];
@@ -144,7 +167,11 @@ async fn mounts_travel_only_where_asked_for() {
     for (id, sees) in [("both", true), ("in", true), ("none", false)] {
         let args = ["cat", "/proc/self/mountinfo"].map(str::to_owned).to_vec();
         let output = node.runtime.exec_sync(id, args, DEADLINE, 1 << 20).await.unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap().contains("/volume/from-host"), sees, "{id}");
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap().contains("/volume/from-host"),
+            sees,
+            "{id}"
+        );
     }
     for id in ["both", "in", "none"] {
         node.runtime.remove_container(id).await.unwrap();

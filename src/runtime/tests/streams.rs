@@ -14,7 +14,8 @@ async fn long_lines_are_split_and_marked() {
     node.sandbox("a").await;
     let script = "head -c 40000 /dev/zero | tr '\\0' x; echo; echo end; head -c 16384 /dev/zero | tr '\\0' y; echo";
     node.run_to_end(&node.spec("a", "one", script)).await;
-    let lines: Vec<(char, usize)> = node.log("one").into_iter().map(|(_, tag, text)| (tag, text.len())).collect();
+    let lines: Vec<(char, usize)> =
+        node.log("one").into_iter().map(|(_, tag, text)| (tag, text.len())).collect();
     assert_eq!(lines, [('P', 16384), ('P', 16384), ('F', 7232), ('F', 3), ('F', 16384)]);
     node.finish().await;
 }
@@ -23,10 +24,18 @@ async fn long_lines_are_split_and_marked() {
 async fn logs_are_rotated_by_size_and_the_oldest_removed() {
     let node = Node::start().await;
     node.sandbox("a").await;
-    let mut spec = node.spec("a", "one", "i=0; while [ $i -lt 3000 ]; do echo line number $i; i=$((i+1)); done");
+    let mut spec = node.spec(
+        "a",
+        "one",
+        "i=0; while [ $i -lt 3000 ]; do echo line number $i; i=$((i+1)); done",
+    );
     (spec.log_max_bytes, spec.log_max_files) = (20_000, 3);
     node.run_to_end(&spec).await;
-    let mut files: Vec<_> = fs::read_dir(node.log_path("one").parent().unwrap()).unwrap().flatten().map(|e| e.path()).collect();
+    let mut files: Vec<_> = fs::read_dir(node.log_path("one").parent().unwrap())
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     files.sort();
     assert_eq!(files.len(), 3, "{files:?}");
     // 0.log sorts first and is the newest.
@@ -46,7 +55,12 @@ async fn logs_are_rotated_by_size_and_the_oldest_removed() {
 async fn a_log_moved_away_is_opened_anew_on_request() {
     let node = Node::start().await;
     node.sandbox("a").await;
-    node.run(&node.spec("a", "one", "echo first; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo second; sleep 600")).await;
+    node.run(&node.spec(
+        "a",
+        "one",
+        "echo first; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo second; sleep 600",
+    ))
+    .await;
     node.log_contains("one", "first").await;
     let path = node.log_path("one");
     fs::rename(&path, path.with_extension("old")).unwrap();
