@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use runtime::image::{Image, lookup_user};
-use runtime::protocol::{ContainerSpec, Mount};
+use runtime::protocol::{ContainerSpec, FailureKind, Mount};
 
 use crate::clock::from_nanos;
 use crate::container_spec::{self, Resolved, bind, label};
@@ -44,7 +44,7 @@ pub(crate) async fn start(
         }
         other => other,
     };
-    created.map_err(|e| Failure::new(CREATE, e.to_string()))?;
+    created.map_err(create_failure)?;
     match runtime.start_container(&spec.id).await {
         Ok(container) => Ok(container.started_at.map_or_else(Timestamp::now, from_nanos)),
         Err(error) => {
@@ -54,6 +54,15 @@ pub(crate) async fn start(
             Err(Failure { fatal: true, ..Failure::new("RunContainerError", error.to_string()) })
         }
     }
+}
+
+/// What the runtime refuses is a mistake in the request; everything else happened while the process was being made,
+/// which upstream counts as a failed start.
+fn create_failure(error: runtime::client::Error) -> Failure {
+    let refused =
+        matches!(&error, runtime::client::Error::Refused(f) if f.kind == FailureKind::Internal);
+    let reason = if refused { "RunContainerError" } else { CREATE };
+    Failure { fatal: refused, ..Failure::new(reason, error.to_string()) }
 }
 
 async fn prepare(

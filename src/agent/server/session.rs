@@ -11,7 +11,9 @@ use runtime::client::{ExecSession, FdStream, Runtime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::channels::{self, Ended, Incoming, Protocol, STDERR, STDOUT};
 use super::exec::{Plan, Verb};
@@ -195,12 +197,18 @@ async fn write(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<B
             return;
         }
     }
-    drop(sink.close().await);
+    goodbye(&mut sink).await;
+}
+
+/// Clients take any close code but the normal one for a failure.
+async fn goodbye(sink: &mut SplitSink<Socket, Message>) {
+    let frame = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+    drop(sink.send(Message::Close(Some(frame))).await);
 }
 
 async fn say_end(mut sink: SplitSink<Socket, Message>, ended: &Ended, protocol: Protocol) {
     if let Some(frame) = channels::end_frame(ended, protocol) {
         drop(timeout(FAREWELL, sink.send(Message::Binary(frame))).await);
     }
-    drop(timeout(FAREWELL, sink.close()).await);
+    drop(timeout(FAREWELL, goodbye(&mut sink)).await);
 }
