@@ -13,6 +13,9 @@ use serde_json::Value;
 const ACCEPTED: &[&str] =
     &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
+/// Of a body that is too large, so many times the limit is read and thrown away.
+const DRAIN_LIMITS: usize = 8;
+
 /// Reads a body of at most `limit` bytes; an object in protobuf comes out as JSON.
 pub(crate) async fn read(body: Body, headers: &HeaderMap, limit: usize) -> Result<Bytes> {
     let bytes = read_bytes(body, limit).await?;
@@ -26,18 +29,21 @@ pub(crate) async fn read(body: Body, headers: &HeaderMap, limit: usize) -> Resul
 
 async fn read_bytes(body: Body, limit: usize) -> Result<Bytes> {
     let mut body = std::pin::pin!(body);
-    let announced = http_body::Body::size_hint(&*body).lower();
-    if announced > limit as u64 {
-        return Err(Status::too_large(limit));
-    }
     let mut first: Option<Bytes> = None;
     let mut all = BytesMut::new();
+    let mut read = 0;
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|e| Status::bad_request(format!("cannot read the request body: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        if all.len() + first.as_ref().map_or(0, Bytes::len) + data.len() > limit {
-            return Err(Status::too_large(limit));
+        read += data.len();
+        if read > limit {
+            // Most clients read the answer only after they have sent everything.
+            if read > limit.saturating_mul(DRAIN_LIMITS) {
+                break;
+            }
+            (first, all) = (None, BytesMut::new());
+            continue;
         }
         match first.take() {
             None if all.is_empty() => first = Some(data),
@@ -48,6 +54,9 @@ async fn read_bytes(body: Body, limit: usize) -> Result<Bytes> {
                 all.extend_from_slice(&data);
             }
         }
+    }
+    if read > limit {
+        return Err(Status::too_large(limit));
     }
     Ok(first.unwrap_or_else(|| all.freeze()))
 }

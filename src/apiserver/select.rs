@@ -21,7 +21,7 @@ impl Selection {
     pub(crate) fn from_query(res: &Resource, query: &Query) -> Result<Self, Status> {
         let labels = match query.get("labelSelector") {
             Some(text) => LabelSelector::parse(text)
-                .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?,
+                .map_err(|e| Status::bad_request(format!("{e} (labelSelector {text:?})")))?,
             None => LabelSelector::everything(),
         };
         let fields = match query.get("fieldSelector") {

@@ -106,6 +106,12 @@ async fn certificates_tokens_and_neither() {
     let scheduler = cluster.pki.scheduler.clone();
     assert_eq!(cluster.ask(Some(&scheduler), "", "/api/v1/secrets").await.0, 403);
 
+    let mut sender = cluster.connect(Some(&admin)).await;
+    let oversized = Full::new(Bytes::from(vec![b'x'; 4 << 20]));
+    let path = "/api/v1/namespaces/default/configmaps";
+    let request = Request::post(path).header("host", "localhost").body(oversized).expect("request");
+    assert_eq!(sender.send_request(request).await.expect("answer").status(), 413);
+
     let (code, status) = cluster.ask(None, "", "/api/v1/namespaces").await;
     assert_eq!(code, 401);
     assert_eq!(
