@@ -5,7 +5,8 @@ mod cli;
 mod config;
 mod link;
 mod log;
-mod network;
+mod pod_network;
+mod ranges;
 mod node;
 mod server;
 

@@ -1,22 +1,25 @@
 //! The node agent's parts: runtime process, images, pod network, and the agent that uses them.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use ::network::BridgeNetwork;
 use agent::{Agent, Registration};
 use anyhow::{Context, Result, bail};
 use client::Client;
 use k8s_openapi::api::core::v1::Taint;
+use runtime::client::Runtime;
 use runtime::image::{ImageStore, PullOptions, Registries};
 use tracing::{info, warn};
 
 use crate::cli::VERSION;
+use crate::pod_network::Bridge;
 use crate::server::Settings;
 
 const MAX_PODS: u32 = 110;
 const KUBELET_PORT: u16 = 10250;
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Starts the runtime process if none runs, imports the archives that lie ready, and starts the agent.
 pub(crate) async fn start(settings: &Settings, client: Client) -> Result<Agent> {
@@ -34,7 +37,7 @@ pub(crate) async fn start(settings: &Settings, client: Client) -> Result<Agent> 
     let runtime = runtime::client::spawn(&program, &config).await.context("starting the runtime process")?;
     let images = Arc::new(ImageStore::open(&folder.join("image-store")).context("opening the image store")?);
     import(&images, &folder.join("images")).await;
-    let network = Arc::new(BridgeNetwork::new(::network::Config::new(folder.join("network"))));
+    let network = pod_network(settings, &runtime, &folder.join("network")).await?;
     let config = agent::Config {
         node_name: settings.node_name.clone(),
         data_dir: folder,
@@ -48,7 +51,7 @@ pub(crate) async fn start(settings: &Settings, client: Client) -> Result<Agent> 
         registration,
         cluster_dns: vec![settings.network.dns],
         cluster_domain: settings.flags.cluster_domain.clone(),
-        host_resolv_conf: "/etc/resolv.conf".into(),
+        host_resolv_conf: RESOLV_CONF.into(),
         host_hosts: "/etc/hosts".into(),
         max_pods: MAX_PODS,
         kubelet_version: VERSION.to_owned(),
@@ -56,6 +59,25 @@ pub(crate) async fn start(settings: &Settings, client: Client) -> Result<Agent> 
         kubelet_port: KUBELET_PORT,
     };
     Ok(Agent::start(config).await?)
+}
+
+/// The bridge of this node's pods. What a node that was killed left behind for pods that are gone is taken back.
+async fn pod_network(settings: &Settings, runtime: &Runtime, state: &Path) -> Result<Arc<Bridge>> {
+    let mut config = network::Config::new(state);
+    config.cluster_cidr = Some(settings.flags.cluster_cidr.parse()?);
+    let bridge = network::BridgeNetwork::new(config).context("preparing the pod network")?;
+    let sandboxes = runtime.list().await.context("listing sandboxes")?.sandboxes;
+    let uids = sandboxes.into_iter().map(|s| s.spec.id).collect();
+    bridge.retain(uids).await.context("cleaning the pod network")?;
+    Ok(Arc::new(Bridge(bridge)))
+}
+
+/// Cluster DNS is served by the node itself, at the cluster's DNS address.
+pub(crate) async fn cluster_dns(settings: &Settings) -> Result<network::dns::Config> {
+    let address = settings.network.dns;
+    network::dns::ensure_address(address).await?;
+    let listen = vec![SocketAddr::new(address, network::dns::PORT)];
+    Ok(network::dns::Config::new(listen, settings.flags.cluster_domain.as_str(), RESOLV_CONF))
 }
 
 /// Imports every archive of the folder; a broken one is named in the log and left out.

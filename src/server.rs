@@ -8,18 +8,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use apiserver::{ApiServer, User};
-use client::Client;
+use client::{Caches, Client};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::cli;
 use crate::link::{Dialer, InProcess};
-use crate::network::ClusterNetwork;
+use crate::ranges::ClusterNetwork;
 use crate::node;
 
 /// Threads that serve requests; more would only cost memory on the boards this is for.
 const WORKERS_MAX: usize = 4;
+
+/// Bits of a node's part of the cluster range.
+const NODE_MASK: u8 = 24;
 
 /// How long a part may take to stop before the process ends without it.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
@@ -55,7 +58,7 @@ impl Settings {
             Some(name) => name.clone(),
             None => host_name()?,
         };
-        if let Err(why) = api::names::dns1123_subdomain(&node_name) {
+        if let Some(why) = api::names::dns1123_subdomain(&node_name).first() {
             bail!("--node-name: {node_name:?} cannot name a node: {why}");
         }
         let node_ip = flags.node.node_ip.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
@@ -125,17 +128,25 @@ async fn serve(settings: Settings) -> Result<()> {
     let mut parts = Parts::default();
     let serving = api.clone();
     parts.add("API server", serving.serve(listener, tls, stopped.clone()));
-    let controllers = client_as(&api, "system:kube-controller-manager", &[]);
-    let config = controllers_config(&settings, &pki);
-    parts.add("controllers", controllers::run(controllers, config, stopped.clone()));
-    parts.add("scheduler", scheduler::run(client_as(&api, "system:kube-scheduler", &[]), stopped.clone()));
+    let manager = client_as(&api, "system:kube-controller-manager", &[]);
+    let caches = Caches::start(&manager);
+    let inputs = scheduler::Inputs::shared(&caches);
+    let config = controllers_config(&settings, &pki)?;
+    parts.add("controllers", controllers::run_with(manager, caches, config, stopped.clone()));
+    let scheduler = client_as(&api, "system:kube-scheduler", &[]);
+    parts.add("scheduler", scheduler::run_with(scheduler, inputs, stopped.clone()));
     info!(address = %listen, elapsed = ?begin.elapsed(), "API server is ready");
 
     let agent = if settings.flags.disable_agent {
         None
     } else {
         let user = format!("system:node:{}", settings.node_name);
-        let agent = node::start(&settings, client_as(&api, &user, &["system:nodes"])).await?;
+        let client = client_as(&api, &user, &["system:nodes"]);
+        let agent = node::start(&settings, client.clone()).await?;
+        match node::cluster_dns(&settings).await {
+            Ok(config) => parts.add("cluster DNS", network::dns::run(client, config, stopped.clone())),
+            Err(error) => warn!("no cluster DNS on this node: {error:#}"),
+        }
         dialer.set(&settings.node_name, agent.kubelet());
         Some(agent)
     };
@@ -193,12 +204,12 @@ fn api_config(
     }
 }
 
-fn controllers_config(settings: &Settings, pki: &pki::ServerPki) -> controllers::Config {
-    controllers::Config {
-        cluster_cidr: settings.flags.cluster_cidr.clone(),
+fn controllers_config(settings: &Settings, pki: &pki::ServerPki) -> Result<controllers::Config> {
+    Ok(controllers::Config {
+        cluster_cidr: settings.flags.cluster_cidr.parse()?,
+        node_mask: NODE_MASK,
         root_ca_pem: pki.server_authority.certificate_pem().to_owned(),
-        ..Default::default()
-    }
+    })
 }
 
 fn write_kubeconfig(settings: &Settings, pki: &pki::ServerPki) -> Result<()> {

@@ -14,6 +14,9 @@ fn pod(name: &str, extra: &str, command: &str) -> String {
     )
 }
 
+/// Waits until it is told to end.
+const WAIT: &str = "trap exit TERM; while true; do usleep 50000; done";
+
 fn wait_phase(machine: &Machine, name: &str, phase: &str) {
     machine.wait(&format!("pod {name} is {phase}"), |m| {
         m.kubectl(&["get", "pod", name, "-o", "jsonpath={.status.phase}"]).is_ok_and(|p| p == phase)
@@ -24,7 +27,7 @@ fn wait_phase(machine: &Machine, name: &str, phase: &str) {
 #[test]
 fn deployment_from_creation_to_deletion() {
     let m = Machine::ready();
-    m.ok(&["create", "deployment", "web", "--image", NAMES[0], "--", "sleep", "3600"]);
+    m.ok(&["create", "deployment", "web", "--image", NAMES[0], "--", "sh", "-c", WAIT]);
     m.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     m.ok(&["scale", "deployment/web", "--replicas=3"]);
     m.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
@@ -61,7 +64,9 @@ fn logs_follow_tail_previous() {
     follow.wait().expect("wait");
     let expected: Vec<String> = (1..=15).map(|i| format!("line {i}")).collect();
     assert_eq!(seen, expected);
-    assert_eq!(m.ok(&["logs", "talker", "--tail=3"]).lines().count(), 3);
+    m.ok(&["run", "ten", "--image", NAMES[0], "--restart=Never", "--", "seq", "10"]);
+    wait_phase(&m, "ten", "Succeeded");
+    assert_eq!(m.ok(&["logs", "ten", "--tail=3"]), "8\n9\n10\n");
     let stamped = m.ok(&["logs", "talker", "--tail=1", "--timestamps"]);
     assert!(stamped.split(' ').next().is_some_and(|t| t.ends_with('Z') && t.contains('T')), "{stamped}");
     assert!(m.ok(&["logs", "talker", "--since=1s"]).lines().count() < 25);

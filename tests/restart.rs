@@ -5,7 +5,7 @@ use testkit::Machine;
 
 fn start_talker(m: &Machine) -> String {
     m.ok(&["create", "deployment", "talker", "--image", NAMES[0], "--", "sh", "-c",
-        "i=0; while true; do i=$((i+1)); echo line $i; usleep 50000; done"]);
+        "trap exit TERM; i=0; while true; do i=$((i+1)); echo line $i; usleep 50000; done"]);
     m.ok(&["rollout", "status", "deployment/talker", "--timeout=60s"]);
     m.ok(&["get", "pods", "-l", "app=talker", "-o", "jsonpath={.items[0].status.containerStatuses[0].containerID}"])
 }
@@ -22,7 +22,7 @@ fn killed_server_comes_back_with_its_state_and_containers_run_on() {
     m.ok(&["create", "configmap", "kept", "--from-literal=a=b"]);
     let revision = m.ok(&["get", "configmap", "kept", "-o", "jsonpath={.metadata.resourceVersion}"]);
     m.stop("-KILL");
-    assert!(m.processes().iter().any(|(_, line)| line.contains("line $i")), "the container runs on without the agent");
+    assert!(m.container_processes().iter().any(|line| line.contains("line $i")), "the container runs on without the agent");
     m.start(&[]);
     m.wait_node_ready();
     assert_eq!(m.ok(&["get", "configmap", "kept", "-o", "jsonpath={.metadata.resourceVersion}"]), revision);
@@ -38,7 +38,7 @@ fn killed_server_comes_back_with_its_state_and_containers_run_on() {
     assert!(after.parse::<u64>().expect("number") > revision.parse::<u64>().expect("number"));
     assert_eq!(m.ok(&["exec", pod.trim(), "--", "echo", "still"]), "still\n");
     m.ok(&["delete", "deployment", "talker", "--timeout=60s"]);
-    m.wait("the adopted container is gone", |m| !m.processes().iter().any(|(_, line)| line.contains("line $i")));
+    m.wait("the adopted container is gone", |m| !m.container_processes().iter().any(|line| line.contains("line $i")));
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Machine {
         let folder = tempfile::Builder::new().prefix("copepod-test-").tempdir().expect("temporary folder");
         let cgroup = format!("copepod-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let script = format!(
-            "ip link set lo up && ip link add eth0 type dummy && ip addr add {ADDRESS}/24 dev eth0 && ip link set eth0 up \
+            "ip link set lo up && ip link add eth0 type veth peer name wire && ip link set wire up && ip addr add {ADDRESS}/24 dev eth0 && ip link set eth0 up \
              && ip route add default via 192.168.77.1 && hostname board-1 && echo up && exec sleep infinity"
         );
         let mut holder = Command::new("unshare")
@@ -109,6 +109,15 @@ impl Machine {
         pids.filter(|pid: &u32| fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|n| n == namespace))
             .filter_map(|pid| Some((pid, fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?)))
             .collect()
+    }
+
+    /// Command lines of the containers' processes, which have process namespaces of their own.
+    pub fn container_processes(&self) -> Vec<String> {
+        let pids = fs::read_dir("/proc").expect("/proc").filter_map(|e| e.ok()?.file_name().into_string().ok());
+        let ours = |pid: &String| {
+            fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|c| c.contains(&self.cgroup))
+        };
+        pids.filter(ours).filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()).collect()
     }
 
     pub fn wait_node_ready(&self) {
