@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -11,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::sleep;
 
+use super::spawn::Starter;
 use crate::protocol::{Call, Event, FRAME_MAX, Failure, Message, PREFIX, Reply, Request};
 
 /// First and longest pause between attempts to connect.
@@ -34,12 +37,21 @@ pub(super) struct Answer {
     pub(super) fds: Vec<OwnedFd>,
 }
 
+/// Where the process is to be found.
+pub(super) struct Place {
+    pub(super) path: PathBuf,
+    /// Starts it when nobody answers.
+    pub(super) starter: Option<Starter>,
+    pub(super) stopped: Arc<AtomicBool>,
+}
+
 /// Lives until aborted or until the last handle is gone.
 pub(super) async fn run(
-    path: PathBuf,
+    mut place: Place,
     mut calls: mpsc::Receiver<Pending>,
     events: broadcast::Sender<Event>,
 ) {
+    let path = place.path.clone();
     let mut backoff = BACKOFF_FIRST;
     let mut connected_before = false;
     loop {
@@ -61,6 +73,11 @@ pub(super) async fn run(
             }
             Err(error) => {
                 tracing::debug!(path = %path.display(), %error, "runtime process does not answer");
+                if let Some(starter) =
+                    place.starter.as_mut().filter(|_| !place.stopped.load(Ordering::Relaxed))
+                {
+                    starter.start_again();
+                }
             }
         }
         sleep(backoff).await;

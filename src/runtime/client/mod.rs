@@ -9,6 +9,7 @@ mod spawn;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -19,7 +20,8 @@ use crate::protocol::{
     Container, ContainerSpec, Event, ExecSpec, Failure, FailureKind, PROTOCOL, Reply, Request,
     Resources, Sandbox, SandboxSpec, Snapshot, Stats, Version,
 };
-use connection::{Answer, Pending};
+use connection::{Answer, Pending, Place};
+use spawn::Starter;
 
 pub use session::{ExecOutput, ExecSession, FdStream};
 pub use spawn::{Program, spawn};
@@ -83,6 +85,8 @@ struct Inner {
     calls: mpsc::Sender<Pending>,
     events: broadcast::Sender<Event>,
     task: JoinHandle<()>,
+    /// The process was asked to end and is not to be started again.
+    stopped: Arc<AtomicBool>,
 }
 
 impl Drop for Inner {
@@ -119,7 +123,11 @@ macro_rules! expect_reply {
 impl Runtime {
     /// Connects to the process listening at `path`, waiting for it a while.
     pub async fn connect(path: &Path) -> Result<Runtime, Error> {
-        let runtime = Runtime::lazy(path);
+        Runtime::attach_to(path, None).await
+    }
+
+    async fn attach_to(path: &Path, starter: Option<Starter>) -> Result<Runtime, Error> {
+        let runtime = Runtime::lazy(path, starter);
         let answered = timeout(CONNECT_TIMEOUT, async {
             loop {
                 // A process that is just ending or upgrading cuts the first connection.
@@ -138,11 +146,13 @@ impl Runtime {
     }
 
     /// A handle that connects when the process is there; calls wait for that.
-    fn lazy(path: &Path) -> Runtime {
+    fn lazy(path: &Path, starter: Option<Starter>) -> Runtime {
         let (calls, queue) = mpsc::channel(CALLS_QUEUED);
         let (events, _) = broadcast::channel(EVENTS_QUEUED);
-        let task = tokio::spawn(connection::run(path.to_owned(), queue, events.clone()));
-        Runtime { inner: Arc::new(Inner { path: path.to_owned(), calls, events, task }) }
+        let stopped = Arc::new(AtomicBool::new(false));
+        let place = Place { path: path.to_owned(), starter, stopped: Arc::clone(&stopped) };
+        let task = tokio::spawn(connection::run(place, queue, events.clone()));
+        Runtime { inner: Arc::new(Inner { path: path.to_owned(), calls, events, task, stopped }) }
     }
 
     fn timed_out(&self, call: &'static str, after: Duration) -> Error {
@@ -310,6 +320,7 @@ impl Runtime {
 
     /// Ends the process. Containers go on; their output waits for the next one.
     pub async fn stop(&self) -> Result<(), Error> {
+        self.inner.stopped.store(true, Ordering::Relaxed);
         self.done("stop", Request::Stop).await
     }
 }

@@ -12,6 +12,7 @@ mod cgroup;
 mod clock;
 mod connection;
 mod containers;
+mod creation;
 mod devices;
 mod dispatch;
 mod handover;

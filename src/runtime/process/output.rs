@@ -1,6 +1,9 @@
 //! Output of containers: from their pipes or terminals into logs and to whoever is attached.
 
+use std::fs::OpenOptions;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use jiff::Timestamp;
 use nix::errno::Errno;
@@ -10,7 +13,7 @@ use nix::unistd::{pipe2, read, write};
 use super::dispatch::no_such;
 use super::job::{failure, internal};
 use super::log::Stream;
-use super::server::Server;
+use super::server::{Server, Source};
 use crate::protocol::{Failure, FailureKind, Reply, SessionFds, State};
 
 /// Bytes read from one stream before others get their turn.
@@ -43,6 +46,26 @@ enum Read {
 }
 
 impl Server {
+    /// Opens our end of a stream's named pipe and waits for output.
+    pub(super) fn open_output(&mut self, id: &str, stream: Stream) -> io::Result<Outlet> {
+        let name = if stream == Stream::Out { "stdout" } else { "stderr" };
+        let path = self.layout.fifo(id, name);
+        let file =
+            OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+        self.watch_output(id, stream, file.into())
+    }
+
+    pub(super) fn watch_output(
+        &mut self,
+        id: &str,
+        stream: Stream,
+        fd: OwnedFd,
+    ) -> io::Result<Outlet> {
+        sys::fds::set_nonblocking(fd.as_fd(), true)?;
+        let token = self.watch(fd.as_fd(), Source::Output(id.to_owned(), stream))?;
+        Ok(Outlet { fd, token })
+    }
+
     pub(super) fn output_ready(&mut self, id: &str, stream: Stream) {
         if let Read::End = self.pump(id, stream) {
             self.close_output(id, stream);

@@ -197,8 +197,10 @@ impl Node {
         self.runtime = other;
     }
 
-    pub(crate) async fn kill_runtime(&self) {
+    /// Kills the process; nobody starts it again until [`Node::reconnect`].
+    pub(crate) async fn kill_runtime(&mut self) {
         let pid = self.runtime.version().await.unwrap().pid;
+        self.runtime = Runtime::connect(&self.config.socket).await.unwrap();
         kill(pid);
         self.gone(pid).await;
     }

@@ -128,3 +128,19 @@ async fn stopping_leaves_containers_running_for_the_next() {
     assert_eq!(node.text("runs"), "before\nafter\n");
     node.finish().await;
 }
+
+#[tokio::test]
+async fn a_killed_process_is_started_again_by_those_who_need_it() {
+    let node = Node::start().await;
+    node.sandbox("a").await;
+    node.run(&node.spec("a", "runs", TWO_STEPS)).await;
+    let mut events = node.runtime.events();
+    let pid = node.runtime.version().await.unwrap().pid;
+    kill(pid);
+    while events.next().await.unwrap() != Event::Lost {}
+    assert_ne!(node.runtime.version().await.unwrap().pid, pid);
+    go(&node, "runs").await;
+    node.wait(&mut events, "runs").await;
+    assert_eq!(node.text("runs"), "before\nafter\n");
+    node.finish().await;
+}
