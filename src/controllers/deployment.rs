@@ -79,3 +79,13 @@ fn observe(shell: &Shell, key: &Key) -> Option<Observed> {
     }
     Some(Observed { deployment: (*deployment).clone(), sets, pods })
 }
+
+/// Wanted replicas, surge and how many may be missing, for tests of the planner's promises.
+#[cfg(test)]
+pub(crate) fn limits(deployment: &Deployment) -> (i32, i32, i32) {
+    (
+        fields::replicas(deployment),
+        fields::max_surge(deployment),
+        fields::max_unavailable(deployment),
+    )
+}

@@ -55,8 +55,8 @@ async fn reconcile(shell: Arc<Shell>, key: Key) -> Result<Outcome, Error> {
     if let Err(error) = &result
         && !error.is_conflict()
     {
-        observed.failure =
-            Some(Failure { reason: "FailedCreate".to_owned(), message: error.to_string() });
+        let reason = plan::failure_reason(&observed);
+        observed.failure = Some(Failure { reason: reason.to_owned(), message: error.to_string() });
         shell.perform(plan(&observed, shell::now())).await?;
     }
     result

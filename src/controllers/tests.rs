@@ -2,6 +2,7 @@
 //! `UPDATE=1` rewrites the second half.
 
 mod live;
+mod model;
 
 use std::path::{Path, PathBuf};
 

@@ -95,6 +95,11 @@ pub(super) fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
 }
 
+/// Available pods that will stay: a set that was just made smaller still counts the ones that are about to go.
+pub(super) fn lasting(set: &ReplicaSet) -> i32 {
+    available(set).min(size(set))
+}
+
 pub(super) fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(key).map(String::as_str)
 }

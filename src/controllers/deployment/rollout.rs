@@ -1,7 +1,7 @@
 //! Sizes of sets: rolling update, recreation, proportional scaling, and the clean-up of old revisions.
 
 use super::fields::{
-    DESIRED_REPLICAS, MAX_REPLICAS, REVISION, available, history_limit, is_rolling_update,
+    DESIRED_REPLICAS, MAX_REPLICAS, REVISION, available, history_limit, is_rolling_update, lasting,
     max_surge, max_unavailable, number, replicas, size, status_replicas,
 };
 use super::work::Work;
@@ -38,7 +38,7 @@ fn scale_old_down(work: &mut Work<'_>) -> bool {
         return false;
     }
     let min_available = replicas(&work.deployment) - max_unavailable(&work.deployment);
-    let new_unavailable = work.new_set().map_or(0, |set| size(set) - available(set));
+    let new_unavailable = work.new_set().map_or(0, |set| size(set) - lasting(set));
     let max = work.total_size() - min_available - new_unavailable;
     if max <= 0 {
         return false;
@@ -55,7 +55,7 @@ fn drop_unhealthy(work: &mut Work<'_>, max: i32) -> bool {
         if dropped >= max {
             break;
         }
-        let (current, healthy) = (size(work.set(old)), available(work.set(old)));
+        let (current, healthy) = (size(work.set(old)), lasting(work.set(old)));
         if current == 0 || current <= healthy {
             continue;
         }
@@ -68,7 +68,7 @@ fn drop_unhealthy(work: &mut Work<'_>, max: i32) -> bool {
 
 /// Old pods beyond those that must stay available.
 fn drop_surplus(work: &mut Work<'_>, min_available: i32) -> bool {
-    let all: i32 = work.sets.iter().map(|set| available(&set.object)).sum();
+    let all: i32 = work.sets.iter().map(|set| lasting(&set.object)).sum();
     let surplus = all - min_available;
     let mut dropped = 0;
     for old in work.old() {

@@ -35,6 +35,9 @@ impl Graph {
         new: Option<&PartialObject>,
     ) -> Vec<Item> {
         let Some(object) = new.or(old) else { return Vec::new() };
+        if old.zip(new).is_some_and(|(old, new)| same_bonds(old, new)) {
+            return Vec::new();
+        }
         let (namespace, name) = key_of(object);
         let item = Item { kind, namespace, name };
         let uid = object.metadata.uid.clone().unwrap_or_default();
@@ -102,6 +105,15 @@ impl Graph {
         }
         self.places.get(&owner.uid).cloned()
     }
+}
+
+/// A heartbeat or a change of status: nothing that ownership depends on.
+fn same_bonds(old: &PartialObject, new: &PartialObject) -> bool {
+    let (old, new) = (&old.metadata, &new.metadata);
+    old.uid == new.uid
+        && old.owner_references == new.owner_references
+        && old.finalizers == new.finalizers
+        && old.deletion_timestamp == new.deletion_timestamp
 }
 
 /// Only owners that wait for their dependents are looked up by uid.

@@ -49,6 +49,12 @@ pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Vec<Action> {
     actions
 }
 
+/// What was being done when a plan failed, as a condition names it.
+pub(crate) fn failure_reason(observed: &Observed) -> &'static str {
+    let active = claim(observed, &mut Vec::new()).iter().filter(|pod| pods::is_active(pod)).count();
+    if active > wanted(&observed.set) { "FailedDelete" } else { "FailedCreate" }
+}
+
 fn claim(observed: &Observed, actions: &mut Vec<Action>) -> Vec<Pod> {
     let select = observed.set.spec.as_ref().map(|spec| ownership::selector(&spec.selector));
     let select = select.unwrap_or_else(api::LabelSelector::nothing);
