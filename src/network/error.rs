@@ -26,7 +26,7 @@ pub enum Error {
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("failed to program nftables table {table}: {source}")]
     Nftables { table: &'static str, source: io::Error },
-    #[error("failed to set up {count} things; the first: {first}")]
+    #[error("{count} pods or links could not be detached; the first: {first}")]
     Several { count: usize, first: Box<Error> },
     #[error("the network thread has ended")]
     Stopped,
