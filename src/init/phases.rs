@@ -27,6 +27,7 @@ const PRELOADED: &str = "/usr/share/copepod/images";
 const IMPORT_DIR: &str = "agent/images";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
+const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Kernel settings a container host needs, and a restart instead of a standstill after a kernel panic.
@@ -77,6 +78,7 @@ const PHASES: &[Phase] = &[
     phase("host name", false, host_name),
     phase("kernel settings", false, sysctls),
     phase("loopback", false, |_| sys::namespace::loopback_up().map_err(Error::call("bring lo up"))),
+    phase("machine identity", false, |_| machine_identity()),
     phase("preloaded images", false, |_| preloaded_images()),
 ];
 
@@ -173,6 +175,23 @@ fn sysctls(machine: &mut Machine) -> Result<(), Error> {
         }
     }
     if failed == 0 { Ok(()) } else { Err(Error::Several(failed)) }
+}
+
+/// A random number that stays with the data partition; the root's /etc/machine-id leads to the copy below /run.
+fn machine_identity() -> Result<(), Error> {
+    let kept = Path::new(DATA).join("machine-id");
+    let mut text = fs::read_to_string(&kept).unwrap_or_default();
+    let valid = |text: &str| {
+        text.trim().len() == 32 && text.trim().bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    if !valid(&text) {
+        let uuid =
+            fs::read_to_string(RANDOM_UUID).map_err(Error::file("read", Path::new(RANDOM_UUID)))?;
+        text = uuid.replace('-', "");
+        sys::atomic_write(&kept, text.as_bytes(), 0o444).map_err(Error::file("write", &kept))?;
+    }
+    let shown = Path::new("/run/machine-id");
+    fs::write(shown, text).map_err(Error::file("write", shown))
 }
 
 /// Puts the archives of the image where the node imports from. They belong to the slot, so a new slot's replace them.

@@ -203,14 +203,19 @@ impl<'board> Apt<'board> {
 }
 
 impl Package {
-    /// Unpacks the files into a folder of their own.
+    /// Unpacks the files into a folder of their own, unless the same package lies there already.
     pub(crate) fn unpack(&self, dir: &Path) -> Result<PathBuf> {
         let target = dir.join(&self.entry.name);
+        let stamp = dir.join(format!("{}.sha256", self.entry.name));
+        if fs::read_to_string(&stamp).is_ok_and(|text| text == self.entry.sha256) {
+            return Ok(target);
+        }
         if target.exists() {
             fs::remove_dir_all(&target)?;
         }
         fs::create_dir_all(&target)?;
         run(tool("dpkg-deb", 0).arg("-x").arg(&self.path).arg(&target))?;
+        fs::write(stamp, &self.entry.sha256)?;
         Ok(target)
     }
 }

@@ -28,8 +28,9 @@ const FOLDERS: [&str; 16] = [
     "var/lib/copepod",
     "opt",
 ];
-const LINKS: [(&str, &str); 4] = [
+const LINKS: [(&str, &str); 5] = [
     ("sbin/init", "../usr/bin/copepod"),
+    ("etc/machine-id", "../run/machine-id"),
     ("etc/resolv.conf", "../run/resolv.conf"),
     ("var/run", "../run"),
     ("var/log", "../run/log"),

@@ -1,10 +1,14 @@
 //! The board test: boots a fresh copy of the image and checks what a board must do, step by step.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use disk::layout;
+use disk::mbr::SECTOR_LEN;
+use disk::slot::Slot;
 
 use crate::TestArgs;
 use crate::board::Board;
@@ -30,9 +34,7 @@ type Check = (&'static str, fn(&mut Trial<'_>) -> Result<()>);
 const NODE: &[Check] = &[
     ("boots to a Ready node", boots),
     ("has its address by DHCP and serves kubectl through the forwarded port", serves),
-    ("runs a pod from the preloaded image", |trial| {
-        trial.with_machine(|kubectl, machine| demo_pod(kubectl, machine))
-    }),
+    ("runs a pod from the preloaded image", runs_pod),
     ("shows the pod's log", shows_log),
     ("executes in the pod", executes),
     ("marks the slot good", |trial| trial.wait_for_line("started healthily")),
@@ -71,6 +73,7 @@ const INIT_ONLY: &[Check] = &[
         trial.wait_for_line("slot a started healthily")
     }),
     ("switches off cleanly at the power key", switches_off),
+    ("does not start from a damaged root", refuses_damage),
     ("shows no crash on the console", no_crash),
 ];
 
@@ -143,6 +146,10 @@ fn serves(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
+fn runs_pod(trial: &mut Trial<'_>) -> Result<()> {
+    trial.with_machine(demo_pod)
+}
+
 fn shows_log(trial: &mut Trial<'_>) -> Result<()> {
     let limit = Duration::from_secs(30);
     trial.kubectl.wait(&["logs", "demo"], limit, |log| log.contains("hello from"), |_| {})?;
@@ -183,6 +190,27 @@ fn switches_off(trial: &mut Trial<'_>) -> Result<()> {
     let failure = log.lines().find(|line| line.contains("init: unmount"));
     ensure!(failure.is_none(), "a file system was still in use: {}", failure.unwrap_or_default());
     Ok(())
+}
+
+/// Changes one byte of the root of slot a behind the board's back.
+fn refuses_damage(trial: &mut Trial<'_>) -> Result<()> {
+    let disk = &trial.board.disk;
+    let table = disk.sizes().table(disk.id()?)?;
+    let root = table
+        .partitions
+        .get(layout::root(Slot::A) - 1)
+        .copied()
+        .flatten()
+        .context("there is no root a")?;
+    let file = File::options().read(true).write(true).open(&trial.place.disk)?;
+    let mut byte = [0];
+    let offset = u64::from(root.start) * SECTOR_LEN as u64 + 100;
+    file.read_exact_at(&mut byte, offset)?;
+    file.write_all_at(&[byte[0] ^ 1], offset)?;
+    trial.boot()?;
+    trial.wait_for_line("starts left: a 2, b 3")?;
+    trial.wait_for_line("stage 1 failed: mount squashfs")?;
+    trial.wait_for_line("starts left: a 1, b 3")
 }
 
 fn no_crash(trial: &mut Trial<'_>) -> Result<()> {
