@@ -232,7 +232,8 @@ pub struct Container {
     pub created_at: Nanos,
     pub started_at: Option<Nanos>,
     pub finished_at: Option<Nanos>,
-    /// As upstream: `128 + signal` after a signal; 255 when it could not be learnt.
+    /// As upstream: `128 + signal` after a signal, 128 when it could not be started; 255 when the code
+    /// could not be learnt.
     pub exit_code: Option<i32>,
     pub signal: Option<i32>,
     pub oom_killed: bool,
@@ -393,6 +394,8 @@ pub enum FailureKind {
     /// The state of the thing does not allow it, for example exec in an exited container.
     State,
     Invalid,
+    /// The program of the container cannot be run; the container has exited with code 128.
+    Start,
     /// A bound of the runtime (connections, sessions, containers) is reached.
     Limit,
     Internal,

@@ -67,6 +67,11 @@ impl Server {
                 .to_lowercase();
             return Err(failure(FailureKind::State, message));
         }
+        if let Some(why) = entry.record.start_failure.clone() {
+            self.mark_exited(&id, Ending::NotStarted, why.clone());
+            self.tell_exit(&id);
+            return Err(failure(FailureKind::Start, why));
+        }
         entry.starting = true;
         let (layout, name) = (self.layout.clone(), id.clone());
         self.spawn(Task::Start { id: id.clone() }, Some(origin), &[], move || {

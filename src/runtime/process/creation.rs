@@ -143,6 +143,7 @@ impl Server {
             },
             process: None,
             cgroup: format!("{group}/{}", spec.id),
+            start_failure: None,
         })
     }
 
@@ -180,8 +181,27 @@ impl Server {
                 self.answer(origin, Ok(Reply::Container(Box::new(container))));
                 self.release(&container_key(id));
             }
+            Err(why) if why.kind == FailureKind::Start => {
+                let result = self.postpone(id, why.message);
+                self.answer(origin, result);
+                self.release(&container_key(id));
+            }
             Err(why) => self.abandon(origin, id, why),
         }
+    }
+
+    /// A container that cannot run its program counts as created; starting it will fail.
+    fn postpone(&mut self, id: &str, why: String) -> Result<Reply, Failure> {
+        let entry = self.containers.get_mut(id).ok_or_else(|| no_such("container", id))?;
+        entry.record.start_failure = Some(why);
+        entry.stdin = None;
+        self.layout
+            .save_container(&entry.record)
+            .map_err(|error| internal(format!("save container: {error}")))?;
+        let status = entry.record.status.clone();
+        self.cgroups.kill(&entry.record.cgroup);
+        self.drain(id);
+        Ok(Reply::Container(Box::new(status)))
     }
 
     fn note_process(

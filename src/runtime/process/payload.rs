@@ -14,6 +14,9 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::mount::{MsFlags, mount};
 use sys::privileges::{CapabilityMask, Instruction, install_seccomp, limit_capabilities};
 
+/// What every reason given by [`Payload::prepare`] begins with, to be found again among libcontainer's words.
+pub(super) const REFUSAL: &str = "unable to start container process: ";
+
 #[derive(Debug, Clone)]
 pub(super) struct Payload {
     pub(super) seccomp: Option<Rc<Vec<Instruction>>>,
@@ -33,7 +36,8 @@ impl Executor for Payload {
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        self.prepare(spec).map_err(ExecutorValidationError::ArgValidationError)
+        self.prepare(spec)
+            .map_err(|why| ExecutorValidationError::ArgValidationError(format!("{REFUSAL}{why}")))
     }
 }
 

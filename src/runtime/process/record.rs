@@ -53,6 +53,9 @@ pub(super) struct ContainerRecord {
     pub(super) process: Option<ProcessIdentity>,
     /// The cgroup, relative to the hierarchies' roots.
     pub(super) cgroup: String,
+    /// Why it could not be made ready; told, as upstream does, when it is to be started.
+    #[serde(default)]
+    pub(super) start_failure: Option<String>,
 }
 
 /// The paths of the state directory.

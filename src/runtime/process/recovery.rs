@@ -67,7 +67,7 @@ impl Server {
         );
         let id = spec.id.clone();
         let tty = spec.tty;
-        let done = record.status.state == State::Exited;
+        let done = record.status.state == State::Exited || record.start_failure.is_some();
         let alive = record.process.as_ref().is_some_and(|process| ours || process.is_alive());
         self.containers.insert(id.clone(), Entry::new(record, log));
         if done {

@@ -355,6 +355,8 @@ pub(super) enum Ending {
     Signal(i32),
     /// Nobody was there to see it.
     Unknown,
+    /// Its program could not be run.
+    NotStarted,
 }
 
 impl Ending {
@@ -364,6 +366,7 @@ impl Ending {
             Ending::Code(code) => code,
             Ending::Signal(signal) => 128 + signal,
             Ending::Unknown => 255,
+            Ending::NotStarted => 128,
         }
     }
 }

@@ -18,7 +18,7 @@ use nix::unistd::{Gid, Uid, fchown};
 use super::cgroup::Cgroups;
 use super::job::{Outcome, Product, chain, failure, internal};
 use super::oci::{self, Surroundings};
-use super::payload::Payload;
+use super::payload::{Payload, REFUSAL};
 use super::record::Layout;
 use super::{capabilities, devices, seccomp};
 use crate::protocol::{
@@ -87,7 +87,7 @@ pub(super) fn create(
         .with_systemd(false)
         .with_detach(true)
         .build()
-        .map_err(while_doing("create container"))?;
+        .map_err(|error| failure(FailureKind::Start, refusal(&chain(&error))))?;
     let pid = made.pid().ok_or_else(|| internal("create container: it has no process"))?;
     let master = console.map(Console::accept).transpose()?;
     Ok((Outcome::Process { pid: pid.as_raw() }, master))
@@ -129,7 +129,7 @@ pub(super) fn execute(
         .with_detach(true)
         .with_process(Some(process))
         .build()
-        .map_err(while_doing("exec"))?;
+        .map_err(|error| failure(FailureKind::Start, refusal(&chain(&error))))?;
     let master = console.map(Console::accept).transpose()?;
     if let (Some(master), Some((columns, rows))) = (&master, exec.size) {
         sys::pty::set_window_size(master.as_fd(), columns, rows)
@@ -205,6 +205,14 @@ fn payload(spec: &ContainerSpec) -> Result<Payload, Failure> {
         cwd: PathBuf::from(if spec.cwd.is_empty() { "/" } else { &spec.cwd }),
         propagation: Vec::new(),
     })
+}
+
+/// Our own reason if there is one, else all that libcontainer says.
+fn refusal(text: &str) -> String {
+    match text.rfind(REFUSAL) {
+        Some(start) => text.get(start..).unwrap_or(text).to_owned(),
+        None => format!("{REFUSAL}{text}"),
+    }
 }
 
 fn propagation(mount: &Mount) -> Option<(PathBuf, MsFlags)> {

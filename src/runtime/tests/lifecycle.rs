@@ -42,7 +42,7 @@ async fn a_container_runs_logs_and_exits_with_its_code() {
 }
 
 #[tokio::test]
-async fn what_cannot_run_is_refused_with_a_reason_and_leaves_nothing() {
+async fn what_cannot_run_fails_to_start_with_a_reason() {
     let node = Node::start().await;
     node.sandbox("a").await;
     let cases: [(&[&str], &str); 4] = [
@@ -54,9 +54,15 @@ async fn what_cannot_run_is_refused_with_a_reason_and_leaves_nothing() {
     for (args, message) in cases {
         let mut spec = node.spec("a", "bad", "");
         spec.args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let error = node.runtime.create_container(&spec).await.unwrap_err().to_string();
-        assert!(error.contains(message), "{error}");
-        assert!(node.runtime.container("bad").await.unwrap_err().is_not_found());
+        let created = node.runtime.create_container(&spec).await.unwrap();
+        assert_eq!((created.state, created.pid), (State::Created, None));
+        let error = node.runtime.start_container("bad").await.unwrap_err();
+        assert_eq!(error.to_string(), format!("unable to start container process: {message}"));
+        assert_eq!(kind(error), FailureKind::Start);
+        let ended = node.runtime.container("bad").await.unwrap();
+        assert_eq!((ended.state, ended.exit_code), (State::Exited, Some(128)));
+        assert!(ended.message.ends_with(message));
+        node.runtime.remove_container("bad").await.unwrap();
     }
     let spec = node.spec("nonesuch", "bad", "");
     assert_eq!(
