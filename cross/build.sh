@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the static binary for one target: cross/build.sh x86_64|aarch64|armv7 [more cargo arguments]
-# The binary is left at build/bin/copepod-<target>.
+# The binary is left at build/bin/copepod-<target>, the initramfs' init at build/bin/stage1-<target>.
 #
 # The standard library comes from rustup where `rustup target add` works, otherwise it is compiled with -Zbuild-std from
 # Debian's matched rustc-web and rust-web-src. zig is the C compiler and the linker in both cases.
@@ -43,7 +43,8 @@ patched_libcontainer() {
 }
 
 patched_libcontainer
-args=(--release --locked --target "$triple" --config "paths=[\"$PWD/build/libcontainer\"]" "$@")
+args=(--release --locked --target "$triple" --config "paths=[\"$PWD/build/libcontainer\"]")
+args+=(-p copepod -p init --bin copepod --bin stage1 "$@")
 
 if rustup_has_target; then
     echo "cross: $triple with the standard library of $(rustc --version)"
@@ -61,3 +62,4 @@ fi
 
 mkdir -p build/bin
 cp "$CARGO_TARGET_DIR/$triple/release/copepod" "build/bin/copepod-$target"
+cp "$CARGO_TARGET_DIR/$triple/release/stage1" "build/bin/stage1-$target"

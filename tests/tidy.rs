@@ -12,7 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("client", &["api"]),
     ("controllers", &["api", "client"]),
     ("disk", &[]),
-    ("init", &["sys"]),
+    ("init", &["disk", "sys"]),
     ("mkimage", &["disk"]),
     ("network", &["api", "client", "sys"]),
     ("pki", &[]),
