@@ -17,8 +17,9 @@ use clap::Parser;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    // By name, not by process number: in a container the server may be number 1 too.
     let called = std::env::args_os().next().unwrap_or_default();
-    if std::process::id() == 1 || called.to_string_lossy().ends_with("init") {
+    if called.to_string_lossy().ends_with("init") {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         init::main(init::Config { version, binary: "/usr/bin/copepod".into() })
     }

@@ -45,7 +45,7 @@ pub struct Config {
 
 /// Runs the role the arguments name: PID 1 when there is none. Never returns.
 ///
-/// Call it when the process is PID 1 or when `argv[0]` ends with `init`.
+/// Call it when `argv[0]` ends with `init`: so the kernel and PID 1 start it.
 pub fn main(config: Config) -> ! {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
