@@ -29,6 +29,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// A client that takes nothing for so long, though there is something to take, is cut off.
 const WRITE_STALL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_SECONDS: u32 = 30;
+const KEEP_ALIVE_PROBES: u32 = 4;
 /// How long open connections may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (out of descriptors).
@@ -84,7 +86,7 @@ impl ApiServer {
     }
 
     async fn connection(self: Arc<Self>, acceptor: TlsAcceptor, stream: TcpStream) {
-        let _ = stream.set_nodelay(true);
+        keep_alive(&stream);
         let handshake =
             tokio::time::timeout(self.config.limits.handshake_timeout, acceptor.accept(stream))
                 .await;
@@ -124,6 +126,19 @@ impl ApiServer {
         if let Err(error) = ended {
             tracing::debug!(%error, "connection failed");
         }
+    }
+}
+
+/// Finds out about clients that are gone without a word. Without it the connection only lasts longer.
+fn keep_alive(stream: &TcpStream) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let set = setsockopt(stream, sockopt::TcpNoDelay, &true)
+        .and(setsockopt(stream, sockopt::KeepAlive, &true))
+        .and(setsockopt(stream, sockopt::TcpKeepIdle, &KEEP_ALIVE_SECONDS))
+        .and(setsockopt(stream, sockopt::TcpKeepInterval, &KEEP_ALIVE_SECONDS))
+        .and(setsockopt(stream, sockopt::TcpKeepCount, &KEEP_ALIVE_PROBES));
+    if let Err(error) = set {
+        tracing::debug!(%error, "cannot set the options of a connection");
     }
 }
 

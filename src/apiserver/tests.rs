@@ -2,6 +2,7 @@
 
 mod cases;
 mod expiry;
+mod mangled;
 mod protobuf;
 mod support;
 mod tls;

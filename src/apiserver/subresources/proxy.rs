@@ -15,11 +15,14 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// How long a kubelet may take to be reached and to begin its answer.
 const KUBELET_TIMEOUT: Duration = Duration::from_secs(30);
 const ERROR_BYTES_MAX: usize = 64 * 1024;
+/// How long the other direction may go on when one has ended.
+const LINGER: Duration = Duration::from_secs(10);
 const COPY_BUFFER: usize = 16 * 1024;
 const LOG_PARAMETERS: &[&str] = &[
     "follow",
@@ -157,7 +160,6 @@ async fn forward(
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(io)).await.map_err(|e| broken(&e))?;
     server.spawn(async move {
-        let _permit = permit;
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to the kubelet failed");
         }
@@ -173,13 +175,13 @@ async fn forward(
                 return Err(Status::bad_request("Upgrade request required"));
             };
             let kubelet = hyper::upgrade::on(&mut response);
-            server.spawn(copy(upgrade, kubelet, server.closing()));
+            server.spawn(copy(upgrade, kubelet, server.closing(), permit));
             let mut answer = Response::new(Body::default());
             *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             *answer.headers_mut() = std::mem::take(response.headers_mut());
             Ok(Answer::Response(answer))
         }
-        code if code.is_success() => Ok(Answer::Response(pass(response, server.closing()))),
+        code if code.is_success() => Ok(Answer::Response(pass(response, server.closing(), permit))),
         code => Err(refusal(code, response, res, target).await),
     }
 }
@@ -201,24 +203,33 @@ fn kubelet_request(location: &str, parts: &Parts) -> Result<Request<Empty<Bytes>
         .map_err(|e| Status::bad_request(format!("cannot form the request to the kubelet: {e}")))
 }
 
-/// Copies both ways until one side ends or the server does.
+/// Copies both ways until one side ends or the server does. The stream counts as open until then.
 async fn copy(
     client: hyper::upgrade::OnUpgrade,
     kubelet: hyper::upgrade::OnUpgrade,
     mut closing: tokio::sync::watch::Receiver<bool>,
+    _permit: OwnedSemaphorePermit,
 ) {
     let (client, kubelet) = match tokio::try_join!(client, kubelet) {
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "upgrade failed"),
     };
-    let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
+    let (client_out, client_in) = tokio::io::split(TokioIo::new(client));
+    let (kubelet_out, kubelet_in) = tokio::io::split(TokioIo::new(kubelet));
+    let (up, down) = (one_way(client_out, kubelet_in), one_way(kubelet_out, client_in));
+    let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
     tokio::select! {
-        copied = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut kubelet, COPY_BUFFER, COPY_BUFFER) => {
-            if let Err(error) = copied {
-                tracing::debug!(%error, "stream to the kubelet ended");
-            }
-        }
+        () = &mut up => drop(tokio::time::timeout(LINGER, down).await),
+        () = &mut down => drop(tokio::time::timeout(LINGER, up).await),
         () = crate::server::closed(&mut closing) => {}
+    }
+}
+
+async fn one_way(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+    let mut from = BufReader::with_capacity(COPY_BUFFER, from);
+    let copied = tokio::io::copy_buf(&mut from, &mut to).await;
+    if let Err(error) = copied.and(to.shutdown().await) {
+        tracing::debug!(%error, "stream to the kubelet ended");
     }
 }
 
@@ -226,16 +237,18 @@ async fn copy(
 fn pass(
     response: Response<Incoming>,
     closing: tokio::sync::watch::Receiver<bool>,
+    permit: OwnedSemaphorePermit,
 ) -> Response<Body> {
     let (head, body) = response.into_parts();
-    let state = (body, closing);
-    let frames = futures_util::stream::unfold(state, |(mut body, mut closing)| async move {
-        let frame = tokio::select! {
-            frame = body.frame() => frame?,
-            () = crate::server::closed(&mut closing) => return None,
-        };
-        Some((frame.map_err(|e| -> BoxError { e.into() }), (body, closing)))
-    });
+    let state = (body, closing, permit);
+    let frames =
+        futures_util::stream::unfold(state, |(mut body, mut closing, permit)| async move {
+            let frame = tokio::select! {
+                frame = body.frame() => frame?,
+                () = crate::server::closed(&mut closing) => return None,
+            };
+            Some((frame.map_err(|e| -> BoxError { e.into() }), (body, closing, permit)))
+        });
     let mut answer = Response::new(http_body_util::StreamBody::new(frames).boxed_unsync());
     if let Some(kind) = head.headers.get(CONTENT_TYPE) {
         answer.headers_mut().insert(CONTENT_TYPE, kind.clone());
