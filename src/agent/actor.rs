@@ -23,6 +23,8 @@ use crate::worker::{Effect, Input, PodState, ProbeKind, Stage, StopPlan};
 /// Messages that wait for one pod; senders wait when it is full.
 const INBOX: usize = 64;
 const STATUS_RETRY: Duration = Duration::from_secs(1);
+/// Changes on the way to a running container may wait this long, to be sent together.
+const STATUS_HOLD: Duration = Duration::from_millis(100);
 const DELETE_RETRY: Duration = Duration::from_secs(2);
 
 /// What the rest of the agent may read of a pod.
@@ -62,6 +64,8 @@ pub(crate) struct Actor {
     sent: PodStatus,
     sending: bool,
     send_after: Option<Duration>,
+    /// Until when a status that is not urgent waits for company.
+    hold_until: Option<Duration>,
     delete: Delete,
 }
 
@@ -98,6 +102,7 @@ impl Actor {
             sent,
             sending: false,
             send_after: None,
+            hold_until: None,
             delete: Delete::NotYet,
         };
         (actor, handle)
@@ -129,6 +134,7 @@ impl Actor {
             Outcome::Input(input) => self.step(input),
             Outcome::Sent(status, result) => {
                 self.sending = false;
+                tracing::debug!(pod = self.state.name(), phase = status.phase, "status sent");
                 match result {
                     Ok(()) => self.sent = *status,
                     Err(error) if error.is_not_found() => self.sent = *status,
@@ -165,6 +171,7 @@ impl Actor {
                 differs
             });
         }
+        tracing::debug!(pod = self.state.name(), input = input.label(), "step");
         for effect in self.state.step(input, now) {
             self.perform(effect);
         }
@@ -318,13 +325,27 @@ impl Actor {
         }
         self.send_after = None;
         if !same(&shown, &self.sent) {
+            if self.held(&shown, now) {
+                return;
+            }
+            self.hold_until = None;
             return self.send(shown);
         }
+        self.hold_until = None;
         if let Delete::Due(after) = self.delete
             && after.is_none_or(|at| at <= now.mono)
         {
             self.send_delete();
         }
+    }
+
+    /// Whether a status should wait a moment: nothing in it decides anything, and more is about to come.
+    fn held(&mut self, shown: &PodStatus, now: Now) -> bool {
+        let urgent = shown.phase != self.sent.phase || ready(shown) != ready(&self.sent);
+        if urgent || !self.state.starting() {
+            return false;
+        }
+        *self.hold_until.get_or_insert(now.mono + STATUS_HOLD) > now.mono
     }
 
     fn send(&mut self, shown: PodStatus) {
@@ -367,8 +388,15 @@ impl Actor {
                 now.mono + Duration::try_from(at.duration_since(now.wall)).unwrap_or_default()
             });
         let delete = if let Delete::Due(at) = self.delete { at } else { None };
-        [self.state.next_wake(), deadline, self.send_after, delete].into_iter().flatten().min()
+        [self.state.next_wake(), deadline, self.send_after, self.hold_until, delete]
+            .into_iter()
+            .flatten()
+            .min()
     }
+}
+
+fn ready(status: &PodStatus) -> bool {
+    status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Equal as far as the agent is concerned: other writers' conditions do not count.

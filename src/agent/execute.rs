@@ -54,6 +54,7 @@ pub(crate) async fn sandbox(
         other => other,
     };
     let sandbox = made.map_err(|e| failed(e.to_string()))?;
+    tracing::debug!(pod = name, "sandbox made");
     let ips = match &sandbox.netns {
         Some(netns) if !host_network => ctx
             .config
@@ -63,6 +64,7 @@ pub(crate) async fn sandbox(
             .map_err(|e| failed(format!("failed to setup network for sandbox {uid:?}: {e}")))?,
         _ => Vec::new(),
     };
+    tracing::debug!(pod = name, ?ips, "network attached");
     write_files(ctx, pod, &ips, hostname).await.map_err(failed)?;
     Ok(ips)
 }

@@ -33,6 +33,7 @@ pub(crate) async fn start(
 ) -> Result<Timestamp, Failure> {
     let spec = prepare(ctx, pod, held, name, attempt, image, pod_ips).await?;
     let runtime = &ctx.config.runtime;
+    tracing::debug!(container = spec.id, "prepared");
     let created = match runtime.create_container(&spec).await {
         Err(error) if error.is_already_exists() => {
             // Left by an agent that ended between creating and starting it.
@@ -45,6 +46,7 @@ pub(crate) async fn start(
         other => other,
     };
     created.map_err(create_failure)?;
+    tracing::debug!(container = spec.id, "created");
     match runtime.start_container(&spec.id).await {
         Ok(container) => Ok(container.started_at.map_or_else(Timestamp::now, from_nanos)),
         Err(error) => {

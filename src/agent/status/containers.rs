@@ -22,7 +22,8 @@ pub(super) fn status(state: &PodState, container: &Container) -> ContainerStatus
         (_, false) => Some(shown_attempt),
     };
     let id = id_attempt.filter(|_| has_id).map(|a| container_id(state.uid(), &container.name, a));
-    let image = container.image.as_ref();
+    // Until it has run, the image is what the pod asks for.
+    let image = container.image.as_ref().filter(|_| has_id);
     let declared = spec.and_then(|s| s.resources.clone());
     ContainerStatus {
         name: container.name.clone(),

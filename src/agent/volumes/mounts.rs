@@ -97,11 +97,14 @@ fn resolve(volume: &Path, inside: &str, name: &str) -> Result<PathBuf, Failure> 
         )
     };
     let root = volume.canonicalize().map_err(failed)?;
+    // As roomy as the volume itself: the container's user may be anyone.
+    let mode = fs::metadata(&root).map_err(failed)?.permissions();
     let mut at = root.clone();
     for part in relative.components().filter(|c| matches!(c, Component::Normal(_))) {
         let next = at.join(part);
         if fs::symlink_metadata(&next).is_err() {
-            DirBuilder::new().mode(0o750).create(&next).map_err(failed)?;
+            DirBuilder::new().mode(0o700).create(&next).map_err(failed)?;
+            fs::set_permissions(&next, mode.clone()).map_err(failed)?;
         }
         at = next.canonicalize().map_err(failed)?;
         if !at.starts_with(&root) {

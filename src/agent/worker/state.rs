@@ -245,6 +245,15 @@ impl PodState {
         own.or(pods).unwrap_or("Always")
     }
 
+    /// Something is under way that will soon change how the pod looks.
+    pub(crate) fn starting(&self) -> bool {
+        let busy = |step: &Step| matches!(step, Step::Busy { .. });
+        let soon =
+            |c: &Container| matches!(c.phase, Phase::Pulling | Phase::Prepared | Phase::Starting);
+        self.stage == Stage::Active
+            && (busy(&self.volumes) || busy(&self.sandbox) || self.containers.iter().any(soon))
+    }
+
     /// Whether an ended container is to be started again.
     pub(crate) fn restarts(&self, container: &Container) -> bool {
         let Phase::Exited { exit, .. } = &container.phase else { return false };

@@ -57,6 +57,27 @@ pub(crate) enum Input {
     Tick,
 }
 
+impl Input {
+    /// What happened, without its details; for logs.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Input::Pod(_) => "pod",
+            Input::Gone => "gone",
+            Input::Volumes(_) => "volumes",
+            Input::Sandbox(_) => "sandbox",
+            Input::Image { .. } => "image",
+            Input::Started { .. } => "started",
+            Input::Hooked { .. } => "hooked",
+            Input::Exited { .. } => "exited",
+            Input::Probed { .. } => "probed",
+            Input::Cleaned(_) => "cleaned",
+            Input::Retry => "retry",
+            Input::Relisted { .. } => "relisted",
+            Input::Tick => "tick",
+        }
+    }
+}
+
 /// What to do next. Every effect but `Event` and the probe ones is answered by exactly one input.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
