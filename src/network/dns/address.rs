@@ -1,10 +1,14 @@
-//! Makes the address of cluster DNS local: a /32 (or /128) on a dummy link of its own.
+//! Makes the address of cluster DNS local: a /32 (or /128) on a link of its own.
+//!
+//! The link is of type dummy, or a bridge without ports where the kernel has no dummy links: pods need bridges anyway.
 
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::{Handle, LinkDummy, LinkUnspec};
+use nix::errno::Errno;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::{Handle, LinkBridge, LinkDummy, LinkUnspec};
 
 use super::Error;
 
@@ -43,33 +47,45 @@ pub async fn ensure_address(address: IpAddr) -> Result<(), Error> {
 }
 
 fn failed(action: impl FnOnce() -> String) -> impl FnOnce(rtnetlink::Error) -> Error {
-    move |source| Error::Link { action: action(), source }
+    move |source| {
+        let source = match source {
+            rtnetlink::Error::NetlinkError(message) => message.to_io(),
+            other => std::io::Error::other(other),
+        };
+        Error::Link { action: action(), source }
+    }
 }
 
-fn errno(error: &rtnetlink::Error) -> Option<i32> {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => Some(-message.raw_code()),
-        _ => None,
-    }
+fn is(error: &rtnetlink::Error, errno: Errno) -> bool {
+    let rtnetlink::Error::NetlinkError(message) = error else { return false };
+    message.raw_code() == -(errno as i32)
 }
 
 async fn link_index(handle: &Handle) -> Result<Option<u32>, Error> {
     let mut links = handle.link().get().match_name(LINK.to_owned()).execute();
     match links.try_next().await {
         Ok(link) => Ok(link.map(|link| link.header.index)),
-        Err(error) if errno(&error) == Some(nix::errno::Errno::ENODEV as i32) => Ok(None),
+        Err(error) if is(&error, Errno::ENODEV) => Ok(None),
         Err(error) => Err(failed(|| format!("look up link {LINK}"))(error)),
     }
 }
 
 async fn add_link(handle: &Handle) -> Result<u32, Error> {
-    match handle.link().add(LinkDummy::new(LINK).up().build()).execute().await {
-        Err(error) if errno(&error) != Some(nix::errno::Errno::EEXIST as i32) => {
-            return Err(failed(|| format!("add link {LINK} of type dummy"))(error));
+    let add = |link: LinkMessage| async {
+        match handle.link().add(link).execute().await {
+            Err(error) if !is(&error, Errno::EEXIST) => Err(error),
+            _ => Ok(()),
         }
-        _ => {}
+    };
+    match add(LinkDummy::new(LINK).up().build()).await {
+        Err(error) if is(&error, Errno::EOPNOTSUPP) => {
+            let bridge = add(LinkBridge::new(LINK).up().build()).await;
+            bridge.map_err(failed(|| format!("add link {LINK} of type dummy or bridge")))?;
+        }
+        added => added.map_err(failed(|| format!("add link {LINK} of type dummy")))?,
     }
-    let missing = || failed(|| format!("find link {LINK} after adding it"))(rtnetlink::Error::RequestFailed);
+    let missing =
+        || failed(|| format!("find link {LINK} after adding it"))(rtnetlink::Error::RequestFailed);
     link_index(handle).await?.ok_or_else(missing)
 }
 
@@ -79,17 +95,22 @@ async fn has_address(handle: &Handle, index: u32, address: IpAddr) -> Result<boo
     while let Some(message) =
         present.try_next().await.map_err(failed(|| format!("list addresses of link {LINK}")))?
     {
-        found |= message.attributes.iter().any(|attribute| {
-            matches!(attribute, AddressAttribute::Address(other) if *other == address)
-        });
+        found |= message.attributes.iter().any(
+            |attribute| matches!(attribute, AddressAttribute::Address(other) if *other == address),
+        );
     }
     Ok(found)
 }
 
 async fn add_address(handle: &Handle, index: u32, address: IpAddr) -> Result<(), Error> {
     let prefix = if address.is_ipv4() { 32 } else { 128 };
-    match handle.address().add(index, address, prefix).execute().await {
-        Err(error) if errno(&error) != Some(nix::errno::Errno::EEXIST as i32) => {
+    let mut request = handle.address().add(index, address, prefix);
+    if address.is_ipv6() {
+        // Nobody else can have it on this link, and it is needed at once.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    }
+    match request.execute().await {
+        Err(error) if !is(&error, Errno::EEXIST) => {
             Err(failed(|| format!("add address {address}/{prefix} to link {LINK}"))(error))
         }
         _ => Ok(()),

@@ -99,10 +99,9 @@ fn reverse(index: &Index, question: &Query) -> Option<Answer> {
     }
     let address = network.addr();
     let mut lookup = Lookup { index, question, answer: Answer::new(ResponseCode::NoError) };
-    if let Some(service) = index.cluster_address(address) {
-        if let Some(name) = service_name(index, metadata_key(service)) {
-            lookup.push(RData::PTR(PTR(name)));
-        }
+    let service = index.cluster_address(address);
+    if let Some(name) = service.and_then(|service| service_name(index, metadata_key(service))) {
+        lookup.push(RData::PTR(PTR(name)));
     }
     for slice in index.named_address(address) {
         lookup.hostnames_of(slice, address);
@@ -123,7 +122,7 @@ impl<'a> Lookup<'a> {
             [] => self.apex(),
             ["dns-version"] => {
                 self.push_if(RecordType::TXT, || {
-                    Some(RData::TXT(TXT::new(vec![SPECIFICATION.to_owned()])))
+                    RData::TXT(TXT::new(vec![SPECIFICATION.to_owned()]))
                 });
                 true
             }
@@ -164,7 +163,7 @@ impl<'a> Lookup<'a> {
             self.push(soa);
         }
         if let Some(name) = under(self.index, &["ns", "dns"]) {
-            self.push_if(RecordType::NS, || Some(RData::NS(NS(name.clone()))));
+            self.push_if(RecordType::NS, || RData::NS(NS(name.clone())));
             if self.question.query_type == RecordType::NS {
                 self.glue(&name, &self.index.servers);
             }
@@ -208,7 +207,9 @@ impl<'a> Lookup<'a> {
     fn under(&mut self, key: Key<'_>, label: &str) -> bool {
         let Some((service, entry)) = self.find(key) else { return false };
         if label.starts_with('_') {
-            return has_port(service, entry, |port| port.protocol == label && !port.name.is_empty());
+            return has_port(service, entry, |port| {
+                port.protocol == label && !port.name.is_empty()
+            });
         }
         if !service.headless {
             return false;
@@ -234,9 +235,8 @@ impl<'a> Lookup<'a> {
 
     fn port(&mut self, key: Key<'_>, protocol: &str, name: &str) -> bool {
         let Some((service, entry)) = self.find(key) else { return false };
-        let wanted = |port: &Port| {
-            port.protocol == protocol && !port.name.is_empty() && *port.name == *name
-        };
+        let wanted =
+            |port: &Port| port.protocol == protocol && !port.name.is_empty() && *port.name == *name;
         if self.question.query_type == RecordType::SRV {
             self.push_ports(key, service, entry, wanted);
         }
@@ -333,11 +333,10 @@ impl<'a> Lookup<'a> {
         true
     }
 
-    fn push_if(&mut self, kind: RecordType, data: impl FnOnce() -> Option<RData>) {
-        if matches!(self.question.query_type, wanted if wanted == kind || wanted == RecordType::ANY) {
-            if let Some(data) = data() {
-                self.push(data);
-            }
+    fn push_if(&mut self, kind: RecordType, data: impl FnOnce() -> RData) {
+        let wanted = self.question.query_type;
+        if wanted == kind || wanted == RecordType::ANY {
+            self.push(data());
         }
     }
 
@@ -387,7 +386,10 @@ fn has_port(service: &Service, entry: &Entry, wanted: impl Fn(&Port) -> bool) ->
 /// The names of a backend: its hostname, or one for each address.
 fn targets<'a>(endpoint: &'a Endpoint, parent: &Name) -> Vec<(Name, &'a [IpAddr])> {
     if let Some(hostname) = &endpoint.hostname {
-        return child(hostname, parent).map(|name| (name, &*endpoint.addresses)).into_iter().collect();
+        return child(hostname, parent)
+            .map(|name| (name, &*endpoint.addresses))
+            .into_iter()
+            .collect();
     }
     let addresses = endpoint.addresses.chunks(1);
     addresses

@@ -21,8 +21,10 @@ const POSITIVE_MAX: u32 = 3600;
 const NEGATIVE_MAX: u32 = 300;
 /// How long a failure is kept, so that a dead resolver is not asked for each repetition of a query.
 const FAILURE: u32 = 1;
-/// Bytes of a question: type, flags, name.
-const KEY_MAX: usize = 3 + 256;
+/// Where the name begins in a key, after type and flags.
+const NAME_AT: usize = 3;
+/// Bytes of a key.
+const KEY_MAX: usize = NAME_AT + 256;
 /// About what the tables need per entry.
 const OVERHEAD: usize = 128;
 
@@ -43,12 +45,13 @@ impl Key {
             key.push(&[u8::try_from(label.len()).unwrap_or(u8::MAX)]);
             key.push(label);
         }
-        key.bytes.make_ascii_lowercase();
+        // Lengths stay as they are: a label has at most 63 bytes, fewer than any letter's code.
+        if let Some(name) = key.bytes.get_mut(NAME_AT..) {
+            name.make_ascii_lowercase();
+        }
         key
     }
 
-    // A length or type byte that looks like a letter changes too, but the same for all keys: a label has at most 63
-    // bytes, types and flags are compared with types and flags.
     fn push(&mut self, bytes: &[u8]) {
         if let Some(place) = self.bytes.get_mut(self.length..self.length + bytes.len()) {
             place.copy_from_slice(bytes);

@@ -31,10 +31,13 @@ const TOTAL_WAIT: Duration = Duration::from_millis(4500);
 /// Bytes of a UDP datagram that are read.
 const DATAGRAM_MAX: usize = 4096;
 
+/// The questions resolvers are being asked, as many as there are queries in flight at most.
+type UnderWay = HashMap<Box<[u8]>, watch::Receiver<Option<Reply>>>;
+
 pub(crate) struct Forwarder {
     upstreams: Upstreams,
     cache: Mutex<Cache>,
-    under_way: Mutex<HashMap<Box<[u8]>, watch::Receiver<Option<Reply>>>>,
+    under_way: Mutex<UnderWay>,
     /// The resolver that answered last.
     preferred: AtomicUsize,
 }
@@ -80,23 +83,19 @@ impl Forwarder {
     /// The resolvers' reply, from the cache if it is there. None: none of them answered.
     pub(crate) async fn ask(&self, request: &Request) -> Option<Reply> {
         let key = Key::new(request);
-        let answered = timeout(TOTAL_WAIT, async {
-            loop {
-                if let Some(reply) = self.cached(&key) {
-                    return Some(reply);
-                }
-                match self.join(&key) {
-                    Ok(duty) => return self.answer(request, &duty).await,
-                    Err(mut waiting) => {
-                        // An error: whoever had the duty gave it up.
-                        if let Ok(reply) = waiting.wait_for(Option::is_some).await {
-                            return reply.clone();
-                        }
-                    }
-                }
+        loop {
+            if let Some(reply) = self.cached(&key) {
+                return Some(reply);
             }
-        });
-        answered.await.ok().flatten()
+            let mut waiting = match self.join(&key) {
+                Ok(duty) => return self.answer(request, &duty).await,
+                Err(waiting) => waiting,
+            };
+            // An error: whoever had the duty gave it up.
+            if let Ok(reply) = waiting.wait_for(Option::is_some).await {
+                return reply.clone();
+            }
+        }
     }
 
     fn join<'a>(&'a self, key: &'a Key) -> Result<Duty<'a>, watch::Receiver<Option<Reply>>> {
@@ -114,12 +113,10 @@ impl Forwarder {
         if current.changed {
             self.cache().clear();
         }
-        let message = match self.consult(request, &current.servers).await {
-            Some(message) => message,
-            None => failure(&request.query),
-        };
+        let consulted = timeout(TOTAL_WAIT, self.consult(request, &current.servers)).await;
+        let message = consulted.ok().flatten().unwrap_or_else(|| failure(&request.query));
         let made = Instant::now();
-        let packet = Arc::new(Packet::new(&message)?);
+        let packet = Arc::new(Packet::new(&message)?.shrunk());
         let reply = Reply { packet, made };
         self.cache().put(duty.key, reply.clone(), lifetime(&message));
         duty.result.send_replace(Some(reply.clone()));
@@ -154,7 +151,7 @@ impl Forwarder {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, watch::Receiver<Option<Reply>>>> {
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -206,7 +203,11 @@ fn question(request: &Request, edns: bool) -> Message {
     question
 }
 
-async fn over_udp(bytes: &[u8], question: &Message, server: SocketAddr) -> Result<Message, Failure> {
+async fn over_udp(
+    bytes: &[u8],
+    question: &Message,
+    server: SocketAddr,
+) -> Result<Message, Failure> {
     let any = match server {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -225,7 +226,11 @@ async fn over_udp(bytes: &[u8], question: &Message, server: SocketAddr) -> Resul
     }
 }
 
-async fn over_tcp(bytes: &[u8], question: &Message, server: SocketAddr) -> Result<Message, Failure> {
+async fn over_tcp(
+    bytes: &[u8],
+    question: &Message,
+    server: SocketAddr,
+) -> Result<Message, Failure> {
     let mut stream = TcpStream::connect(server).await?;
     let length = u16::try_from(bytes.len()).map_err(|_| Failure::Malformed)?;
     let mut framed = Vec::with_capacity(bytes.len() + 2);

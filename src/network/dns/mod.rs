@@ -54,7 +54,11 @@ pub struct Config {
 
 impl Config {
     /// The usual configuration: resolvers on port 53.
-    pub fn new(listen: Vec<SocketAddr>, zone: impl Into<String>, resolv_conf: impl Into<PathBuf>) -> Self {
+    pub fn new(
+        listen: Vec<SocketAddr>,
+        zone: impl Into<String>,
+        resolv_conf: impl Into<PathBuf>,
+    ) -> Self {
         let own_addresses = listen.iter().map(SocketAddr::ip).collect();
         Self {
             listen,
@@ -79,7 +83,7 @@ pub enum Error {
     #[error("cannot open a netlink socket: {0}")]
     Netlink(std::io::Error),
     #[error("cannot {action}: {source}")]
-    Link { action: String, source: rtnetlink::Error },
+    Link { action: String, source: std::io::Error },
 }
 
 /// Serves DNS until `shutdown` becomes true (or its sender is gone). Binds all sockets before anything else.

@@ -43,7 +43,8 @@ pub(crate) enum Carrier {
 
 /// Reads what a client sent.
 pub(crate) fn read(bytes: &[u8]) -> Incoming {
-    let Some((id, flags)) = bytes.first_chunk::<HEADER>().map(|head| ([head[0], head[1]], head[2])) else {
+    let Some((id, flags)) = bytes.first_chunk::<HEADER>().map(|head| ([head[0], head[1]], head[2]))
+    else {
         return Incoming::Noise;
     };
     if flags & 0x80 != 0 {
@@ -118,6 +119,12 @@ impl Packet {
         message.metadata.recursion_available = true;
         message.queries.push(query.clone());
         Self::new(&message)
+    }
+
+    /// The same in no more memory than needed: for replies that are kept.
+    pub(crate) fn shrunk(mut self) -> Self {
+        self.bytes.shrink_to_fit();
+        self
     }
 
     /// The bytes it takes in memory.

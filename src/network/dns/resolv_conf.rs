@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::Mutex;
 
 /// Resolvers used of the file.
 const SERVERS_MAX: usize = 4;
@@ -62,27 +63,24 @@ impl Upstreams {
         Self { path, port, refused, state: Mutex::new(state) }
     }
 
-    /// The resolvers to ask, after a look at the file if the last one is some time ago.
+    /// The resolvers to ask, after a look at the file if the last one is some time ago. Callers wait for that look, so
+    /// that none goes by a list that was not read yet.
     pub(crate) async fn current(&self) -> Current {
+        let mut state = self.state.lock().await;
         let now = Instant::now();
-        let known = {
-            let mut state = self.state();
-            if state.checked.is_some_and(|checked| now.duration_since(checked) < CHECK_EVERY) {
-                return Current { servers: state.servers.clone(), changed: false };
+        let fresh = |checked| now.duration_since(checked) < CHECK_EVERY;
+        let mut changed = false;
+        if !state.checked.is_some_and(fresh) {
+            let stamp = stamp(&self.path).await;
+            if state.checked.is_none() || stamp != state.stamp {
+                let servers = self.read().await;
+                changed = state.servers != servers;
+                state.servers = servers;
             }
+            state.stamp = stamp;
             state.checked = Some(now);
-            state.stamp
-        };
-        let stamp = stamp(&self.path).await;
-        if stamp == known {
-            return Current { servers: self.state().servers.clone(), changed: false };
         }
-        let servers = self.read().await;
-        let mut state = self.state();
-        state.stamp = stamp;
-        let changed = state.servers != servers;
-        state.servers = servers.clone();
-        Current { servers, changed }
+        Current { servers: state.servers.clone(), changed }
     }
 
     async fn read(&self) -> Arc<[SocketAddr]> {
@@ -102,10 +100,6 @@ impl Upstreams {
             }
         }
         servers.into()
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -33,10 +33,8 @@ impl Resolver {
         zone.set_fqdn(true);
         let servers = config.listen.iter().map(|address| address.ip());
         let servers = servers.filter(|address| !address.is_unspecified()).collect();
-        let refused = Refused {
-            addresses: config.own_addresses.clone(),
-            sockets: config.listen.clone(),
-        };
+        let refused =
+            Refused { addresses: config.own_addresses.clone(), sockets: config.listen.clone() };
         let upstreams = Upstreams::new(config.resolv_conf.clone(), config.upstream_port, refused);
         Ok(Self {
             index: Arc::new(RwLock::new(Index::new(zone, config.ttl, servers))),
@@ -123,7 +121,8 @@ impl Resolver {
 
 /// Adds the reply about an alias' target.
 fn append(found: &mut Answer, reply: Option<&Reply>) {
-    let Some((message, reply)) = reply.and_then(|reply| Some((reply.packet.message()?, reply))) else {
+    let Some((message, reply)) = reply.and_then(|reply| Some((reply.packet.message()?, reply)))
+    else {
         found.code = ResponseCode::ServFail;
         return;
     };

@@ -18,15 +18,15 @@ use super::packet::{Carrier, Incoming, Request, read};
 use super::resolver::{Resolver, fail};
 
 /// Queries others are asked for at the same time; more fail at once.
-const IN_FLIGHT_MAX: usize = 256;
+pub(crate) const IN_FLIGHT_MAX: usize = 256;
 /// Connections at the same time; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 64;
+pub(crate) const CONNECTIONS_MAX: usize = 64;
 /// How long a connection may be silent, or take to accept a reply.
 const IDLE_MAX: Duration = Duration::from_secs(8);
 /// Bytes of a query that are read from a datagram.
 const DATAGRAM_MAX: usize = 4096;
-/// How long to wait after the system refused to accept a connection, as when descriptors run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait after the system refused to receive or accept, as when descriptors run out.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The sockets of all addresses.
 pub(crate) struct Sockets {
@@ -58,7 +58,11 @@ struct Shared {
 }
 
 /// Serves until `shutdown` becomes true.
-pub(crate) async fn serve(sockets: Sockets, resolver: Arc<Resolver>, mut shutdown: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    sockets: Sockets,
+    resolver: Arc<Resolver>,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let shared = Shared {
         resolver,
         in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
@@ -85,9 +89,8 @@ async fn datagrams(socket: Arc<UdpSocket>, shared: Shared) {
         let (length, client) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
-                // Such as the news that an earlier reply could not be delivered.
                 tracing::debug!(%error, "cannot receive a query");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
@@ -140,7 +143,7 @@ async fn connections(listener: TcpListener, shared: Shared) {
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
