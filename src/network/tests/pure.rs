@@ -154,3 +154,15 @@ fn batches_are_framed() {
     assert_eq!(&bytes[18..20], [0, 10], "the subsystem, in network order");
     assert_eq!(&bytes[20 + 20..20 + 28], [6, 0, 1, 0, b't', 0, 0, 0]);
 }
+
+#[test]
+fn a_kernel_without_nftables_is_told_from_a_refusal() {
+    use nix::errno::Errno;
+    let missing = |errno: Errno| masquerade::is_missing(&errno.into());
+    for errno in [Errno::EPROTONOSUPPORT, Errno::EOPNOTSUPP, Errno::ENOENT, Errno::EAFNOSUPPORT] {
+        assert!(missing(errno), "{errno}");
+    }
+    for errno in [Errno::EPERM, Errno::EINVAL, Errno::ENOBUFS, Errno::EAGAIN] {
+        assert!(!missing(errno), "{errno}");
+    }
+}

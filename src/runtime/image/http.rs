@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::select_ok;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -20,6 +21,9 @@ use super::error::Error;
 use super::tls::TlsConfigs;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const HEAD_START: Duration = Duration::from_millis(300);
+/// Addresses of one host that are tried.
+const ADDRESSES_MAX: usize = 8;
 /// From the request's last byte to the answer's head.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two pieces of a body. There is no limit for a whole body: large layers on slow lines are fine.
@@ -208,11 +212,9 @@ impl Http {
     }
 
     async fn connect(&self, origin: &Origin) -> Result<Connection, String> {
-        let dial = TcpStream::connect((origin.host.as_str(), origin.port));
         let place = format!("dial tcp {}:{}", origin.host, origin.port);
-        let stream = match timeout(CONNECT_TIMEOUT, dial).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(format!("{place}: {}", describe(&error))),
+        let stream = match timeout(CONNECT_TIMEOUT, dial(origin)).await {
+            Ok(stream) => stream?,
             Err(_) => return Err(format!("{place}: i/o timeout")),
         };
         stream.set_nodelay(true).map_err(|error| format!("{place}: {error}"))?;
@@ -285,6 +287,28 @@ fn request(call: &Call<'_>) -> Result<Request<Full<Bytes>>, http::Error> {
         builder = builder.header(header::AUTHORIZATION, authorization);
     }
     builder.body(Full::new(call.body.clone()))
+}
+
+/// Connects to the first of a host's addresses that answers. Each gets a head start over the next, so that a network
+/// whose IPv6 leads nowhere costs a moment and not the whole time limit.
+async fn dial(origin: &Origin) -> Result<TcpStream, String> {
+    let found = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await;
+    let addresses = found.map_err(|error| format!("dial tcp: lookup {}: {error}", origin.host))?;
+    let attempts: Vec<_> = addresses
+        .take(ADDRESSES_MAX)
+        .zip(0_u32..)
+        .map(|(address, turn)| {
+            Box::pin(async move {
+                tokio::time::sleep(HEAD_START * turn).await;
+                let error = |error| format!("dial tcp {address}: {}", describe(&error));
+                TcpStream::connect(address).await.map_err(error)
+            })
+        })
+        .collect();
+    if attempts.is_empty() {
+        return Err(format!("dial tcp: lookup {}: no such host", origin.host));
+    }
+    select_ok(attempts).await.map(|(stream, _)| stream)
 }
 
 async fn handshake<S>(origin: &Origin, stream: S) -> Result<Connection, String>

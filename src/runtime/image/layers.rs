@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,6 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::digest::Digest;
 use super::error::Error;
 use super::unpack::{self, Limits, UnpackError, Unpacked};
+
+/// Mode of an image's root directory unless the image says otherwise.
+const ROOT_MODE: u32 = 0o755;
 
 /// A claim on a layer: as long as it lives the layer is not collected.
 pub(super) struct Slot {
@@ -71,6 +75,9 @@ impl Layers {
     ) -> Result<(), Error> {
         let target = self.temporary("layer");
         fs::create_dir(&target).map_err(Error::io("create directory", &target))?;
+        // A layer without an entry for its root must not get the mode of our umask.
+        fs::set_permissions(&target, PermissionsExt::from_mode(ROOT_MODE))
+            .map_err(Error::io("set mode of", &target))?;
         let done = unpack::unpack(source, &target, self.limits)
             .map_err(|source| layer_error(diff_id, source))
             .and_then(|unpacked| check(&unpacked, diff_id, blob))

@@ -213,3 +213,48 @@ fn a_bomb_ends_at_the_limit() {
     assert!(written <= 1_000_000, "{written}");
     assert!(target.path().as_os_str().as_bytes().len() > 1);
 }
+
+#[test]
+fn random_damage_never_gets_out() {
+    let lines = [
+        "dir d mode=755",
+        "pax path=long/name mtime=1.5 SCHILY.xattr.user.a=b",
+        "file x text=some-content",
+        "symlink s -> d",
+        "file s/y text=2",
+        "hardlink h -> d/y",
+        "char dev/null device=1:3",
+        "file d/.wh.gone",
+        "gnu g/long/name",
+        "file z text=3",
+    ];
+    let sound = build(&lines);
+    let mut state = 7_u64;
+    let mut random = move |below: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    for _ in 0..200 {
+        let mut damaged = sound.clone();
+        for _ in 0..=random(6) {
+            let at = random(damaged.len());
+            damaged[at] = [0, b'/', b'.', b'7', 0xff, b'5'][random(6)];
+        }
+        if random(4) == 0 {
+            damaged.truncate(random(damaged.len()));
+        }
+        // With sums that fit, so that the damage gets past them.
+        for block in damaged.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
+            block[148..156].fill(b' ');
+            let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        let outside = tempfile::tempdir().unwrap();
+        let target = outside.path().join("layer");
+        fs::create_dir(&target).unwrap();
+        // Either way is fine, as long as it ends and stays inside.
+        drop(unpack(&damaged[..], &target, Limits { entries: 100, bytes: 1 << 20 }));
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    }
+}

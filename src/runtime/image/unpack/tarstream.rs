@@ -94,7 +94,7 @@ impl<R: Read> TarReader<R> {
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, UnpackError> {
         let mut overrides = Overrides::default();
         for _ in 0..EXTENSIONS_PER_ENTRY_MAX {
-            self.skip(self.data + self.padding)?;
+            self.skip(self.data.saturating_add(self.padding))?;
             (self.data, self.padding) = (0, 0);
             let Some(header) = self.header()? else { return Ok(None) };
             let size = header.entry_size().map_err(|error| broken(&header, error))?;
@@ -230,7 +230,7 @@ impl<R: Read> TarReader<R> {
 
     /// For sources that can seek: gives up the current entry's data, which the caller has to pass over in the source.
     pub(crate) fn leave_data(&mut self) -> u64 {
-        std::mem::take(&mut self.data) + std::mem::take(&mut self.padding)
+        std::mem::take(&mut self.data).saturating_add(std::mem::take(&mut self.padding))
     }
 
     pub(crate) fn source_mut(&mut self) -> &mut R {
