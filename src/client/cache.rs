@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::mailbox::Mailbox;
 use crate::tasks::AbortOnDrop;
+use crate::verbs::Unreadable;
 use crate::{
     Backoff, Change, Client, Key, ListParams, Object, ResourcePath, Result, Subscription,
     WatchEvent, Watcher, key_of, revision_of,
@@ -246,7 +247,9 @@ async fn step<K: Object>(
     let start = match revision {
         Some(revision) => revision.clone(),
         None => {
-            let mut list = client.list_at::<K>(scope.resource, &scope.params).await?;
+            let mut list = client
+                .list_pages::<K>(scope.resource, &scope.params, Unreadable::IsSkipped)
+                .await?;
             list.items.iter_mut().for_each(|item| trim(item, scope));
             shared.replace(list.items, list.revision.parse().unwrap_or(0));
             revision.insert(list.revision).clone()

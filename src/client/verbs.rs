@@ -10,10 +10,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::request::{Query, request};
 use crate::{
-    Body, DeleteParams, Error, ListParams, Object, Patch, ResourcePath, Result, Transport,
+    Body, DeleteParams, Error, ListParams, Object, PartialObject, Patch, ResourcePath, Result,
+    Transport, key_of,
 };
 
 /// How long a call other than a watch may take.
@@ -40,12 +42,19 @@ pub struct List<K> {
 }
 
 #[derive(Deserialize)]
-#[serde(bound = "K: DeserializeOwned")]
-struct Page<K> {
+struct Page<'a> {
     #[serde(default)]
     metadata: ListMeta,
-    #[serde(default = "Vec::new", deserialize_with = "null_as_empty")]
-    items: Vec<K>,
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+/// What a list does with an object that cannot be read as the type asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    Fails,
+    /// One object of one user must not keep a controller from all others.
+    IsSkipped,
 }
 
 impl Client {
@@ -91,9 +100,18 @@ impl Client {
         resource: ResourcePath,
         params: &ListParams,
     ) -> Result<List<K>> {
+        self.list_pages(resource, params, Unreadable::Fails).await
+    }
+
+    pub(crate) async fn list_pages<K: Object>(
+        &self,
+        resource: ResourcePath,
+        params: &ListParams,
+        unreadable: Unreadable,
+    ) -> Result<List<K>> {
         let mut restarts = 0;
         loop {
-            match self.list_once(resource, params).await {
+            match self.list_once(resource, params, unreadable).await {
                 Err(error) if error.is_gone() && restarts < LIST_RESTARTS_MAX => restarts += 1,
                 result => return result,
             }
@@ -104,8 +122,10 @@ impl Client {
         &self,
         resource: ResourcePath,
         params: &ListParams,
+        unreadable: Unreadable,
     ) -> Result<List<K>> {
         let metadata_only = K::URL_PATH_SEGMENT.is_empty();
+        let failed = |source| Error::Decode { what: format!("list of {resource}"), source };
         let mut items = Vec::new();
         let mut token = String::new();
         loop {
@@ -116,8 +136,17 @@ impl Client {
                 watch: None,
                 metadata_only,
             };
-            let page: Page<K> = self.exchange(query.request(resource)?).await?;
-            items.extend(page.items);
+            let bytes = self.answer(query.request(resource)?).await?;
+            let page: Page<'_> = serde_json::from_slice(&bytes).map_err(failed)?;
+            for item in page.items.iter().flatten() {
+                match serde_json::from_str(item.get()) {
+                    Ok(item) => items.push(item),
+                    Err(error) if unreadable == Unreadable::IsSkipped => {
+                        skipped(item, resource, &error)
+                    }
+                    Err(error) => return Err(failed(error)),
+                }
+            }
             token = page.metadata.continue_.unwrap_or_default();
             if token.is_empty() {
                 return Ok(List {
@@ -262,16 +291,27 @@ impl Client {
     }
 
     async fn exchange<R: DeserializeOwned>(&self, request: Request<Bytes>) -> Result<R> {
+        let path = request.uri().path().to_owned();
+        let bytes = self.answer(request).await?;
+        serde_json::from_slice(&bytes).map_err(|source| Error::Decode { what: path, source })
+    }
+
+    /// The whole body of a successful answer.
+    async fn answer(&self, request: Request<Bytes>) -> Result<Bytes> {
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let whole = async {
             let response = self.open(request).await?;
             collect(response.into_body(), &method, &path).await
         };
-        let bytes = tokio::time::timeout(CALL_TIMEOUT, whole)
-            .await
-            .map_err(|_| timed_out(&method, &path))??;
-        serde_json::from_slice(&bytes).map_err(|source| Error::Decode { what: path, source })
+        tokio::time::timeout(CALL_TIMEOUT, whole).await.map_err(|_| timed_out(&method, &path))?
     }
+}
+
+/// Says which object is left out.
+pub(crate) fn skipped(object: &RawValue, resource: ResourcePath, error: &serde_json::Error) {
+    let meta = serde_json::from_str::<PartialObject>(object.get()).unwrap_or_default();
+    let (namespace, name) = key_of(&meta);
+    tracing::warn!(%resource, namespace, name, %error, "object left out, it cannot be read");
 }
 
 async fn collect(mut body: Body, method: &str, path: &str) -> Result<Bytes> {
@@ -322,12 +362,4 @@ fn encode<K: k8s_openapi::Resource>(body: &(impl Serialize + ?Sized)) -> Result<
     let bytes = serde_json::to_vec(body)
         .map_err(|source| Error::Encode { what: K::KIND.to_owned(), source })?;
     Ok(bytes.into())
-}
-
-fn null_as_empty<'de, D, K>(deserializer: D) -> std::result::Result<Vec<K>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    K: DeserializeOwned,
-{
-    Ok(Option::<Vec<K>>::deserialize(deserializer)?.unwrap_or_default())
 }

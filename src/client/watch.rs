@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::request::Query;
+use crate::verbs::skipped;
 use crate::{Body, Client, Error, ListParams, Object, PartialObject, ResourcePath, Result};
 
 /// How long the server may keep one watch open.
@@ -36,6 +37,7 @@ pub struct Watcher<K> {
     /// How much of the buffer is known to hold no line end.
     scanned: usize,
     path: String,
+    resource: ResourcePath,
     deadline: Instant,
     kind: PhantomData<fn() -> K>,
 }
@@ -75,6 +77,7 @@ impl Client {
             buffer: BytesMut::new(),
             scanned: 0,
             path,
+            resource,
             deadline: Instant::now() + Duration::from_secs(WATCH_SECONDS) + WATCH_SLACK,
             kind: PhantomData,
         })
@@ -115,7 +118,7 @@ impl<K: Object> Watcher<K> {
                 return Ok(None);
             };
             let end = self.scanned + end;
-            let event = decode(&self.buffer[..end], &self.path);
+            let event = decode(&self.buffer[..end], &self.path, self.resource);
             self.buffer.advance(end + 1);
             self.scanned = 0;
             if let Some(event) = event? {
@@ -125,27 +128,39 @@ impl<K: Object> Watcher<K> {
     }
 }
 
-/// Decodes a line; blank lines and kinds of event that are unknown here give `None`.
-fn decode<K: Object>(line: &[u8], path: &str) -> Result<Option<WatchEvent<K>>> {
+/// Decodes a line; blank lines, kinds of event that are unknown here and unreadable objects give `None`.
+fn decode<K: Object>(
+    line: &[u8],
+    path: &str,
+    resource: ResourcePath,
+) -> Result<Option<WatchEvent<K>>> {
     let failed = |source| Error::Decode { what: format!("watch event of {path}"), source };
     if line.trim_ascii().is_empty() {
         return Ok(None);
     }
     let line: Line<'_> = serde_json::from_slice(line).map_err(failed)?;
-    let object = || serde_json::from_str::<K>(line.object.get()).map_err(failed);
-    Ok(Some(match line.r#type {
-        "ADDED" => WatchEvent::Added(object()?),
-        "MODIFIED" => WatchEvent::Modified(object()?),
-        "DELETED" => WatchEvent::Deleted(object()?),
+    let event: fn(K) -> WatchEvent<K> = match line.r#type {
+        "ADDED" => WatchEvent::Added,
+        "MODIFIED" => WatchEvent::Modified,
+        "DELETED" => WatchEvent::Deleted,
         "BOOKMARK" => {
             let bookmark: PartialObject =
                 serde_json::from_str(line.object.get()).map_err(failed)?;
-            WatchEvent::Bookmark(bookmark.metadata.resource_version.unwrap_or_default())
+            return Ok(Some(WatchEvent::Bookmark(
+                bookmark.metadata.resource_version.unwrap_or_default(),
+            )));
         }
         "ERROR" => {
             let status: api::Status = serde_json::from_str(line.object.get()).map_err(failed)?;
             return Err(Error::Api(Box::new(status)));
         }
         _ => return Ok(None),
-    }))
+    };
+    match serde_json::from_str(line.object.get()) {
+        Ok(object) => Ok(Some(event(object))),
+        Err(error) => {
+            skipped(line.object, resource, &error);
+            Ok(None)
+        }
+    }
 }

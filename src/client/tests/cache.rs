@@ -164,3 +164,17 @@ async fn the_last_clone_ends_the_task() {
     drop(changes);
     watch.closed().await;
 }
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_does_not_hide_the_others() {
+    let script = Script::default();
+    let broken = json!({"metadata": {"name": "broken", "namespace": "default"}, "data": 5});
+    let good = super::script::config_map("a", 1);
+    script.answer(200, json!({"metadata": {"resourceVersion": "3"}, "items": [broken, good]}));
+    let watch = script.watch();
+    let cache = Cache::<ConfigMap>::start(script.client(), ListParams::all());
+    watch.send(json!({"type": "ADDED", "object": broken}).to_string() + "\n").await.expect("send");
+    watch.send(event("ADDED", "b", 4)).await.expect("send");
+    assert!(cache.caught_up(4, LIMIT).await);
+    assert_eq!(names(&cache), ["a", "b"]);
+}

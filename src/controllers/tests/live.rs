@@ -401,6 +401,27 @@ async fn a_pod_that_fits_nowhere_is_explained_and_wakes() {
     .await;
 }
 
+/// What users may write in more than one way is understood whichever way they chose.
+#[tokio::test]
+async fn loose_notations_are_read() {
+    let mut cluster = Cluster::start().await;
+    cluster.run_pods();
+    cluster.node("n1").await;
+    let mut web = web(2, "nginx:1");
+    web["spec"]["strategy"] =
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": "50%"}});
+    web["spec"]["template"]["spec"]["containers"][0]["resources"] =
+        json!({"requests": {"cpu": 0.1, "memory": 1048576}});
+    web["spec"]["template"]["spec"]["containers"][0]["livenessProbe"] =
+        json!({"httpGet": {"port": "main"}});
+    let request = http::Request::post("/apis/apps/v1/namespaces/default/deployments")
+        .header("content-type", "application/json")
+        .body(Bytes::from(web.to_string()));
+    let answer = cluster.admin.raw(request.expect("request")).await.expect("answer");
+    assert_eq!(answer.status(), 201);
+    eventually(&cluster.caches.deployments, "rollout", |all| all_available(all, 2)).await;
+}
+
 #[tokio::test]
 async fn from_deployment_to_bound_pod_in_milliseconds() {
     let cluster = Cluster::start().await;
