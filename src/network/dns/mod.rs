@@ -86,18 +86,35 @@ pub enum Error {
     Link { action: String, source: std::io::Error },
 }
 
-/// Serves DNS until `shutdown` becomes true (or its sender is gone). Binds all sockets before anything else.
+/// DNS whose sockets are bound. Queries wait in them until it runs.
+pub struct Server {
+    sockets: server::Sockets,
+    resolver: Arc<resolver::Resolver>,
+}
+
+impl Server {
+    /// Binds the sockets, so that what cannot work is known before anything depends on it.
+    pub async fn bind(config: &Config) -> Result<Self, Error> {
+        let resolver = Arc::new(resolver::Resolver::new(config)?);
+        Ok(Self { sockets: server::Sockets::bind(&config.listen).await?, resolver })
+    }
+
+    /// Serves until `shutdown` becomes true, or its sender is gone.
+    pub async fn run(self, client: client::Client, shutdown: watch::Receiver<bool>) {
+        let mut tasks = JoinSet::new();
+        let index = self.resolver.index();
+        tasks.spawn(async move { feed::follow(client, &index).await });
+        server::serve(self.sockets, self.resolver, shutdown).await;
+        tasks.shutdown().await;
+    }
+}
+
+/// Binds and serves in one, for callers that need no answer in between.
 pub async fn run(
     client: client::Client,
     config: Config,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), Error> {
-    let sockets = server::Sockets::bind(&config.listen).await?;
-    let resolver = Arc::new(resolver::Resolver::new(&config)?);
-    let mut tasks = JoinSet::new();
-    let index = resolver.index();
-    tasks.spawn(async move { feed::follow(client, &index).await });
-    server::serve(sockets, resolver, shutdown).await;
-    tasks.shutdown().await;
+    Server::bind(&config).await?.run(client, shutdown).await;
     Ok(())
 }
