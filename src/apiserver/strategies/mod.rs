@@ -24,6 +24,10 @@ pub(crate) fn prepare_create(user: &User, res: &'static Resource, value: &mut Va
         (Strategy::Namespace, _) => namespace::prepare_create(value),
         (Strategy::Pod, _) => pod::prepare_create(value),
         (Strategy::Service, _) => object::set(value, &["status"], json!({"loadBalancer": {}})),
+        (Strategy::Node, _) => node::taint(value),
+        (Strategy::Workload, "ReplicaSet") => {
+            object::set(value, &["status"], json!({"replicas": 0}))
+        }
         (Strategy::Workload, _) => object::set(value, &["status"], json!({})),
         (_, "Secret") => secret::absorb_string_data(res, value)?,
         _ => {}

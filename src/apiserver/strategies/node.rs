@@ -4,7 +4,7 @@
 use crate::answer::Result;
 use crate::{User, object};
 use api::{Resource, Status, Strategy};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const USER_PREFIX: &str = "system:node:";
 
@@ -12,6 +12,21 @@ const USER_PREFIX: &str = "system:node:";
 pub(crate) fn node_of(user: &User) -> Option<&str> {
     let member = user.groups.iter().any(|g| g == "system:nodes");
     user.name.strip_prefix(USER_PREFIX).filter(|name| member && !name.is_empty())
+}
+
+/// A new node takes no pods until the node controller has seen it ready.
+pub(super) fn taint(value: &mut Value) {
+    const NOT_READY: &str = "node.kubernetes.io/not-ready";
+    let Some(spec) = object::object_mut(value, &["spec"]) else { return };
+    let Some(taints) = spec.entry("taints").or_insert_with(|| json!([])).as_array_mut() else {
+        return;
+    };
+    let tainted = taints.iter().any(|t| {
+        object::text(t, &["key"]) == NOT_READY && object::text(t, &["effect"]) == "NoSchedule"
+    });
+    if !tainted {
+        taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
+    }
 }
 
 /// Refuses a node's writes to what is not its own. `old` is absent when creating.

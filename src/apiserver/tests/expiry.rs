@@ -1,4 +1,4 @@
-//! Events expire by age and by number.
+//! Events expire by age and by number, and they and Leases are kept in memory only.
 
 use crate::expiry::{EVENT_SECONDS, EVENTS_MAX, Expiry, QUEUE_MAX};
 use std::sync::Arc;
@@ -25,4 +25,17 @@ fn old_and_surplus_events_go() {
         expiry.written(&key(7), start);
     }
     assert!(expiry.queue_len() <= QUEUE_MAX + 1);
+}
+
+#[test]
+fn memory_kinds_stay_off_the_disk() {
+    use store::Durability::{Durable, Memory};
+    for (key, class) in [
+        ("/registry/core/events/default/e", Memory),
+        ("/registry/coordination.k8s.io/leases/kube-node-lease/n", Memory),
+        ("/registry/core/eventsx/default/e", Durable),
+        ("/registry/core/pods/default/events", Durable),
+    ] {
+        assert_eq!(crate::durability(key), class, "{key}");
+    }
 }
