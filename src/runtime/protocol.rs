@@ -89,7 +89,7 @@ pub struct Resources {
     pub cpu_quota_us: Option<i64>,
     pub cpu_period_us: Option<u64>,
     pub memory_limit: Option<i64>,
-    /// Becomes `memory.low` where there is cgroup v2; without effect on v1.
+    /// Carried for the scheduler of whoever asks; limits nothing.
     pub memory_request: Option<i64>,
     pub pids_limit: Option<i64>,
 }

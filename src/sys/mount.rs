@@ -57,7 +57,7 @@ fn overlay_by_fsconfig(
 }
 
 /// The option string, or none when it would not fit or a path needs escaping.
-fn overlay_options(lower: &[PathBuf], upper: &Path, work: &Path) -> Option<CString> {
+pub(crate) fn overlay_options(lower: &[PathBuf], upper: &Path, work: &Path) -> Option<CString> {
     let mut options = b"lowerdir=".to_vec();
     for (index, layer) in lower.iter().enumerate() {
         if index > 0 {
@@ -148,12 +148,14 @@ pub fn below(root: &Path) -> io::Result<Vec<PathBuf>> {
         .map(unescape)
         .filter(|point| point.starts_with(root))
         .collect();
+    // Of several at one place the last is on top.
     points.reverse();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
     Ok(points)
 }
 
 /// Undoes the octal escapes of the kernel's mount tables.
-fn unescape(text: &str) -> PathBuf {
+pub(crate) fn unescape(text: &str) -> PathBuf {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut rest = bytes;

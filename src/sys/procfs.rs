@@ -41,7 +41,7 @@ pub fn process_stat(pid: i32) -> io::Result<ProcessStat> {
     parse_stat(&fs::read_to_string(&path)?).ok_or_else(|| malformed(&path))
 }
 
-fn parse_stat(text: &str) -> Option<ProcessStat> {
+pub(crate) fn parse_stat(text: &str) -> Option<ProcessStat> {
     // The command may contain spaces and parentheses: fields are counted after the last ')'.
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();

@@ -103,3 +103,59 @@ fn terminal_size_is_kept() {
     crate::pty::set_window_size(pair.master.as_fd(), 120, 40).unwrap();
     assert_eq!(crate::pty::window_size(pair.slave.as_fd()).unwrap(), (120, 40));
 }
+
+#[test]
+fn mount_tables_are_read_with_their_escapes() {
+    assert_eq!(crate::mount::unescape(r"/a\040b\134c"), Path::new("/a b\\c"));
+    assert_eq!(crate::mount::unescape(r"/plain"), Path::new("/plain"));
+    assert_eq!(crate::mount::unescape(r"/end\04"), Path::new(r"/end\04"));
+    let points = crate::mount::below(Path::new("/")).unwrap();
+    assert_eq!(
+        points.last().map(PathBuf::as_path),
+        Some(Path::new("/")),
+        "deepest first, the root last"
+    );
+    assert!(crate::mount::below(Path::new("/nonesuch")).unwrap().is_empty());
+}
+
+#[test]
+fn overlay_options_are_used_only_where_they_fit() {
+    let layers: Vec<PathBuf> = (0..3).map(|number| PathBuf::from(format!("/l/{number}"))).collect();
+    let (upper, work) = (Path::new("/u"), Path::new("/w"));
+    let options = crate::mount::overlay_options(&layers, upper, work).unwrap();
+    assert_eq!(options.to_str().unwrap(), "lowerdir=/l/0:/l/1:/l/2,upperdir=/u,workdir=/w");
+    let many: Vec<PathBuf> =
+        (0..300).map(|number| PathBuf::from(format!("/layer/{number}/content"))).collect();
+    assert_eq!(crate::mount::overlay_options(&many, upper, work), None);
+    assert_eq!(crate::mount::overlay_options(&["/with:colon".into()], upper, work), None);
+}
+
+#[test]
+fn process_status_is_read_behind_any_name() {
+    let line = "42 (a ) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 100 200";
+    let stat = crate::procfs::parse_stat(line).unwrap();
+    assert_eq!((stat.state, stat.parent, stat.start_time), ('S', 7, 98765));
+    assert_eq!(crate::procfs::parse_stat("42 (short) S 7"), None);
+}
+
+#[test]
+fn a_pinned_namespace_is_told_from_a_file() {
+    assert!(crate::namespace::is_pinned(Path::new("/proc/self/ns/net")));
+    assert!(!crate::namespace::is_pinned(Path::new("/etc/passwd")));
+    assert!(!crate::namespace::is_pinned(Path::new("/nonesuch")));
+}
+
+#[test]
+fn other_descriptors_are_closed_and_states_set() {
+    let file = fs::File::open("/proc/self/stat").unwrap();
+    crate::fds::set_cloexec(file.as_fd(), false).unwrap();
+    crate::fds::set_cloexec(file.as_fd(), true).unwrap();
+    let (left, right) = UnixStream::pair().unwrap();
+    crate::fds::set_nonblocking(left.as_fd(), true).unwrap();
+    let error = crate::fds::receive(left.as_fd(), &mut [0; 4]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    drop(right);
+    let (bytes, fds) = crate::fds::receive(left.as_fd(), &mut [0; 4]).unwrap();
+    assert_eq!((bytes, fds.len()), (0, 0));
+    assert!(crate::fds::send(left.as_fd(), b"x", &[]).is_err(), "an error, not a signal");
+}

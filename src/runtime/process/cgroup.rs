@@ -33,6 +33,8 @@ const V1_CONTROLLERS: &[&str] = &[
 const KILL_WAIT: Duration = Duration::from_secs(10);
 /// How long an empty group may stay busy.
 const REMOVE_WAIT: Duration = Duration::from_secs(5);
+/// The kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
 /// Depth of groups a container may have made inside its own.
 const DEPTH_MAX: usize = 16;
 
@@ -127,7 +129,7 @@ impl Cgroups {
 
     /// Applies limits; a limit of a controller that is not there is an error only if it was asked for.
     pub(super) fn limit(&self, group: &str, resources: &Resources, leaf: bool) -> io::Result<()> {
-        for (controller, file, value, needed) in self.settings(resources, leaf) {
+        for Setting { controller, file, value, needed } in self.settings(resources, leaf) {
             let Some(directory) = self.directory(controller, group) else {
                 if needed {
                     return Err(io::Error::other(format!(
@@ -149,12 +151,7 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Controller, file, value, and whether failing to set it matters.
-    fn settings(
-        &self,
-        resources: &Resources,
-        leaf: bool,
-    ) -> Vec<(&'static str, &'static str, String, bool)> {
+    fn settings(&self, resources: &Resources, leaf: bool) -> Vec<Setting> {
         match self {
             Cgroups::V2 => settings_v2(resources, leaf),
             Cgroups::V1(_) => settings_v1(resources),
@@ -294,64 +291,77 @@ fn enable(directory: &Path, controllers: &str) {
     }
 }
 
-fn settings_v2(
-    resources: &Resources,
-    leaf: bool,
-) -> Vec<(&'static str, &'static str, String, bool)> {
-    let limit = |value: i64| if value < 0 { "max".to_owned() } else { value.to_string() };
+/// One value of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Setting {
+    controller: &'static str,
+    pub(super) file: &'static str,
+    pub(super) value: String,
+    /// Failing to set it is an error.
+    needed: bool,
+}
+
+impl Setting {
+    fn needed(controller: &'static str, file: &'static str, value: impl ToString) -> Setting {
+        Setting { controller, file, value: value.to_string(), needed: true }
+    }
+
+    fn wanted(controller: &'static str, file: &'static str, value: impl ToString) -> Setting {
+        Setting { needed: false, ..Setting::needed(controller, file, value) }
+    }
+}
+
+/// Negative means without limit.
+fn or_max(value: i64) -> String {
+    if value < 0 { "max".to_owned() } else { value.to_string() }
+}
+
+pub(super) fn settings_v2(resources: &Resources, leaf: bool) -> Vec<Setting> {
     let mut all = Vec::new();
     if let Some(shares) = resources.cpu_shares {
-        all.push(("cpu", "cpu.weight", weight(shares).to_string(), true));
+        all.push(Setting::needed("cpu", "cpu.weight", weight(shares)));
     }
     if resources.cpu_quota_us.is_some() || resources.cpu_period_us.is_some() {
-        let quota = resources
-            .cpu_quota_us
-            .filter(|quota| *quota > 0)
-            .map_or_else(|| "max".to_owned(), |q| q.to_string());
-        all.push((
-            "cpu",
-            "cpu.max",
-            format!("{quota} {}", resources.cpu_period_us.unwrap_or(100_000)),
-            true,
-        ));
+        let quota = resources.cpu_quota_us.filter(|quota| *quota > 0).unwrap_or(-1);
+        let period = resources.cpu_period_us.unwrap_or(CPU_PERIOD_US);
+        all.push(Setting::needed("cpu", "cpu.max", format!("{} {period}", or_max(quota))));
     }
     if let Some(memory) = resources.memory_limit.filter(|limit| *limit != 0) {
-        all.push(("memory", "memory.max", limit(memory), true));
+        all.push(Setting::needed("memory", "memory.max", or_max(memory)));
         // Pods do not swap.
-        all.push(("memory", "memory.swap.max", "0".to_owned(), false));
+        all.push(Setting::wanted("memory", "memory.swap.max", 0));
     }
     if leaf {
         // The whole container goes, not one process of it.
-        all.push(("memory", "memory.oom.group", "1".to_owned(), false));
+        all.push(Setting::wanted("memory", "memory.oom.group", 1));
     }
     if let Some(pids) = resources.pids_limit.filter(|limit| *limit != 0) {
-        all.push(("pids", "pids.max", limit(pids), true));
+        all.push(Setting::needed("pids", "pids.max", or_max(pids)));
     }
     all
 }
 
-fn settings_v1(resources: &Resources) -> Vec<(&'static str, &'static str, String, bool)> {
+pub(super) fn settings_v1(resources: &Resources) -> Vec<Setting> {
     let mut all = Vec::new();
     if let Some(shares) = resources.cpu_shares {
-        all.push(("cpu", "cpu.shares", shares.to_string(), true));
+        all.push(Setting::needed("cpu", "cpu.shares", shares));
     }
     if let Some(period) = resources.cpu_period_us {
-        all.push(("cpu", "cpu.cfs_period_us", period.to_string(), false));
+        all.push(Setting::wanted("cpu", "cpu.cfs_period_us", period));
     }
     if let Some(quota) = resources.cpu_quota_us {
         // A kernel without bandwidth control has no such file.
-        all.push(("cpu", "cpu.cfs_quota_us", quota.to_string(), quota > 0));
+        let needed = quota > 0;
+        all.push(Setting { needed, ..Setting::needed("cpu", "cpu.cfs_quota_us", quota) });
     }
     if let Some(memory) = resources.memory_limit.filter(|limit| *limit != 0) {
         // The second limit may never be below the first, so it goes first when raising and last when lowering.
-        let with_swap = ("memory", "memory.memsw.limit_in_bytes", memory.to_string(), false);
-        all.push(with_swap.clone());
-        all.push(("memory", "memory.limit_in_bytes", memory.to_string(), true));
-        all.push(with_swap);
+        all.push(Setting::wanted("memory", "memory.memsw.limit_in_bytes", memory));
+        all.push(Setting::needed("memory", "memory.limit_in_bytes", memory));
+        all.push(Setting::wanted("memory", "memory.memsw.limit_in_bytes", memory));
     }
     if let Some(pids) = resources.pids_limit.filter(|limit| *limit != 0) {
-        let value = if pids < 0 { "max".to_owned() } else { pids.to_string() };
-        all.push(("pids", "pids.max", value, true));
+        all.push(Setting::needed("pids", "pids.max", or_max(pids)));
     }
     all
 }

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::oci::{HostDevice, Surroundings};
-use super::{capabilities, devices, oci, record, sandbox, seccomp};
+use super::{capabilities, cgroup, devices, oci, record, sandbox, seccomp};
 use crate::process::Config;
 use crate::protocol::{
-    Capabilities, ContainerSpec, FRAME_MAX, Sandbox, SandboxSpec, encode, frame_length,
+    Capabilities, ContainerSpec, FRAME_MAX, Resources, Sandbox, SandboxSpec, encode, frame_length,
 };
 
 /// One file of `cases/`: what is asked for, and the OCI spec that must come of it.
@@ -235,4 +235,35 @@ fn the_command_line_comes_back_as_it_went() {
     assert!(Config::from_args(["--socket".into()]).is_err());
     assert!(Config::from_args(["--socket".into(), "/x".into()]).is_err());
     assert!(Config::from_args(["--what".into(), "/x".into()]).is_err());
+}
+
+#[test]
+fn limits_become_files_of_either_version() {
+    let resources = Resources {
+        cpu_shares: Some(1024),
+        cpu_quota_us: Some(50_000),
+        cpu_period_us: Some(100_000),
+        memory_limit: Some(1 << 20),
+        pids_limit: Some(-1),
+        ..Resources::default()
+    };
+    let text = |rows: Vec<cgroup::Setting>| {
+        rows.into_iter()
+            .map(|row| format!("{}={}", row.file, row.value))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(
+        text(cgroup::settings_v2(&resources, true)),
+        "cpu.weight=39 cpu.max=50000 100000 memory.max=1048576 memory.swap.max=0 memory.oom.group=1 pids.max=max"
+    );
+    assert_eq!(
+        text(cgroup::settings_v1(&resources)),
+        "cpu.shares=1024 cpu.cfs_period_us=100000 cpu.cfs_quota_us=50000 memory.memsw.limit_in_bytes=1048576 \
+         memory.limit_in_bytes=1048576 memory.memsw.limit_in_bytes=1048576 pids.max=max"
+    );
+    assert!(cgroup::settings_v2(&Resources::default(), false).is_empty());
+    let shares = |cpu_shares| Resources { cpu_shares: Some(cpu_shares), ..Resources::default() };
+    assert_eq!(text(cgroup::settings_v2(&shares(2), false)), "cpu.weight=1");
+    assert_eq!(text(cgroup::settings_v2(&shares(262_144), false)), "cpu.weight=10000");
 }
