@@ -14,7 +14,7 @@ use crate::spread::Spread;
 /// Why no node takes the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unschedulable {
-    /// In upstream's form: `0/1 nodes are available: 1 Insufficient cpu. preemption: ...`.
+    /// In upstream's form: `0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: ...`.
     pub message: String,
 }
 
@@ -62,8 +62,12 @@ fn message(refusals: &[Refusal]) -> String {
         true => "No preemption victims found for incoming pod",
         false => "Preemption is not helpful for scheduling",
     });
+    // Claims of devices are not served, so upstream's sentence on them always holds.
     let available = format!("0/{count} nodes are available");
-    format!("{available}: {}. preemption: {available}: {}.", tally(reasons), tally(preemption))
+    let (reasons, preemption) = (tally(reasons), tally(preemption));
+    format!(
+        "{available}: {reasons}. no new claims to deallocate, preemption: {available}: {preemption}."
+    )
 }
 
 /// `1 this, 2 that`, ordered as upstream orders: by the text that starts with the number.

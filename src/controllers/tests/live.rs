@@ -382,7 +382,7 @@ async fn a_pod_that_fits_nowhere_is_explained_and_wakes() {
     })
     .await;
     cluster.apply::<Pod>(pod("second", "1500m")).await;
-    let text = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+    let text = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: \
                 1 No preemption victims found for incoming pod.";
     eventually(&caches.pods, "explanation", |all| {
         let second = all.iter().find(|pod| pod.metadata.name.as_deref() == Some("second"));
