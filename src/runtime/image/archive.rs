@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::digest::Digest;
 use super::error::Error;
+use super::imported::fingerprint;
 use super::layers::Slot;
 use super::manifest::{
     Configuration, DOCKER_MANIFEST, DOCUMENT_BYTES_MAX, Descriptor, Document, Index, LAYERS_MAX,
@@ -36,8 +37,23 @@ const REF_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const DOCKER_PLAIN_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 
-/// Imports every image of the archive at `path`; what it was named there becomes its references.
+/// Imports every image of the archive at `path`; what it was named there becomes its references. An archive that was
+/// imported before, and whose images are still there, is not read again.
 pub(super) fn import(inner: &Arc<Inner>, path: &Path) -> Result<Vec<Image>, Error> {
+    let fail = |error: Error| Error::Archive { path: path.to_owned(), reason: error.to_string() };
+    let fingerprint = fingerprint(path).map_err(Error::io("open", path)).map_err(fail)?;
+    let known = inner.imported.find(path, &fingerprint);
+    if let Some(note) = known.filter(|note| note.references.iter().all(|name| inner.is_named(name)))
+        && let Some(images) = note.images.iter().map(|id| inner.find(id)).collect()
+    {
+        return Ok(images);
+    }
+    let images = read(inner, path).map_err(fail)?;
+    inner.imported.remember(path, fingerprint, &images)?;
+    Ok(images)
+}
+
+fn read(inner: &Arc<Inner>, path: &Path) -> Result<Vec<Image>, Error> {
     let unpacked = inner.layers.temporary("archive");
     let imported = open(path, &unpacked).and_then(|archive| archive.import(inner));
     // Only there if the archive was compressed.
@@ -46,7 +62,7 @@ pub(super) fn import(inner: &Arc<Inner>, path: &Path) -> Result<Vec<Image>, Erro
     {
         tracing::warn!(path = %unpacked.display(), %error, "failed to remove an unpacked archive");
     }
-    imported.map_err(|error| Error::Archive { path: path.to_owned(), reason: error.to_string() })
+    imported
 }
 
 /// Opens an archive so that it can be read at any place: a compressed one is unpacked into `scratch` first.

@@ -10,6 +10,7 @@ mod auth;
 mod digest;
 mod error;
 mod http;
+mod imported;
 mod layers;
 mod manifest;
 mod platform;

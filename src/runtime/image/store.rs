@@ -4,6 +4,7 @@
 //! <root>/blobs/<hex>        manifests and configurations, named by digest
 //! <root>/layers/<hex>/      unpacked layers, named by the digest of their plain tar archive
 //! <root>/images/<hex>.json  one record per image id: its references, digests, manifest
+//! <root>/imports/<hex>.json which archives were imported
 //! <root>/tmp/               everything unfinished; emptied when the store is opened
 //! ```
 //! Everything is complete and on disk before its final name exists. A lost or broken record is made again, without its
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 use super::auth::Auth;
 use super::digest::Digest;
 use super::error::Error;
+use super::imported::Imported;
 use super::layers::{Layers, remove_tree};
 use super::manifest::{Configuration, Document, ImageConfig, Manifest};
 use super::platform::Platform;
@@ -70,6 +72,7 @@ pub struct ImageStore {
 pub(super) struct Inner {
     root: PathBuf,
     pub(super) layers: Layers,
+    pub(super) imported: Imported,
     /// Serializes changes of records and blobs on disk.
     writer: Mutex<()>,
     images: Mutex<BTreeMap<Digest, Stored>>,
@@ -134,6 +137,7 @@ impl ImageStore {
         let inner = Inner {
             root: root.to_owned(),
             layers: Layers::new(root.join("layers"), temporary, limits),
+            imported: Imported::open(root.join("imports"))?,
             writer: Mutex::new(()),
             images: Mutex::new(BTreeMap::new()),
             pulls: Mutex::new(HashMap::new()),
@@ -187,7 +191,8 @@ impl ImageStore {
             if is_hex_id(reference) { format!("sha256:{reference}") } else { reference.to_owned() };
         let images = lock(&self.inner.images);
         if let Ok(id) = Digest::parse(&id) {
-            return images.get(&id).map(|stored| self.inner.image(stored));
+            drop(images);
+            return self.inner.find(&id);
         }
         let reference = Reference::parse(reference).ok()?;
         let name = match reference.digest() {
@@ -237,6 +242,16 @@ impl Inner {
             config: stored.configuration.run.clone(),
             layers: layers.map(|diff_id| self.layers.path(diff_id)).collect(),
         }
+    }
+
+    /// The image with this id.
+    pub(super) fn find(&self, id: &Digest) -> Option<Image> {
+        lock(&self.images).get(id).map(|stored| self.image(stored))
+    }
+
+    /// Whether a tag in canonical form means some image.
+    pub(super) fn is_named(&self, tag: &str) -> bool {
+        lock(&self.images).values().any(|stored| stored.record.references.contains(tag))
     }
 
     /// Writes an image's documents and record; a tag it takes over leaves its former image.

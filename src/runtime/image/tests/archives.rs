@@ -354,3 +354,31 @@ async fn a_tag_moves_to_the_newer_image() {
         place = place.reopen();
     }
 }
+
+#[tokio::test]
+async fn an_archive_is_imported_once() {
+    let (old, new) = (two_layers(), Fixture::new(&[layer(&[("new", "1")])], gzip));
+    let mut place = Place::new();
+    let archive =
+        |image: &Fixture| oci_archive(&[image], &index(&[image.entry(None, Some("app:1"))]), &[]);
+    let path = place.write("old.tar", &archive(&old));
+    place.store.import(&path).await.unwrap();
+    place.import(&archive(&new)).await.unwrap();
+    place = place.reopen();
+    // The old archive lies there still, but the tag stays with the newer image.
+    assert_eq!(place.store.import(&path).await.unwrap()[0].id, old.id());
+    assert_eq!(place.store.resolve("app:1").unwrap().id, new.id());
+
+    place.store.remove(&old.id()).await.unwrap();
+    assert_eq!(
+        place.store.import(&path).await.unwrap()[0].id,
+        old.id(),
+        "what was removed is imported again"
+    );
+    fs::write(&path, archive(&new)).unwrap();
+    assert_eq!(place.store.import(&path).await.unwrap()[0].id, new.id(), "a changed archive, too");
+    fs::remove_file(&path).unwrap();
+    place = place.reopen();
+    assert_eq!(place.count("imports"), 1, "its note went with it");
+    assert!(place.store.import(&path).await.is_err());
+}
