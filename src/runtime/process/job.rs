@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,10 @@ impl Child {
         let mut kept = keep.to_vec();
         kept.push(theirs.as_raw_fd());
         let pid = sys::process::fork_child(&kept, || {
+            // Half done and without anyone to report to, it would only be in the way of a new runtime process.
+            if nix::sys::prctl::set_pdeathsig(Some(Signal::SIGKILL)).is_err() {
+                return 1;
+            }
             // libcontainer traces into whatever is stderr, which in a container is the container's log.
             let silent = tracing::subscriber::NoSubscriber::default();
             let (outcome, fd) = tracing::subscriber::with_default(silent, work)

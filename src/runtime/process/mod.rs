@@ -65,6 +65,8 @@ pub struct Config {
 pub enum Error {
     #[error("bad arguments: expected --socket PATH --state DIR --cgroup-root NAME, found {0:?}")]
     Arguments(OsString),
+    #[error("bad cgroup root {0:?}: expected a relative path")]
+    CgroupRoot(String),
     #[error("another runtime process uses {0}")]
     Running(PathBuf),
     #[error("{what} {path}: {source}")]
@@ -121,6 +123,9 @@ fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 /// Runs the runtime process until it is told to stop. The calling process must have a single thread.
 pub fn main(config: Config) -> Result<(), Error> {
+    if !record::valid_cgroup(&config.cgroup_root) {
+        return Err(Error::CgroupRoot(config.cgroup_root));
+    }
     let handover = Handover::receive().map_err(system("take over"))?;
     settle();
     sys::process::become_subreaper().map_err(system("become subreaper"))?;

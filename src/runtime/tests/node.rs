@@ -217,8 +217,7 @@ impl Node {
         self.runtime = self.connect().await;
     }
 
-    /// Ends everything through the runtime and looks for what is left.
-    pub(crate) async fn finish(mut self) {
+    pub(crate) async fn remove_all(&self) {
         let snapshot = self.runtime.list().await.unwrap();
         for container in &snapshot.containers {
             self.runtime.remove_container(&container.id).await.unwrap();
@@ -227,6 +226,22 @@ impl Node {
             self.runtime.remove_sandbox(&sandbox.id).await.unwrap();
         }
         assert_eq!(self.runtime.list().await.unwrap(), Default::default());
+    }
+
+    /// The process's pid without asking it.
+    pub(crate) fn runtime_pid(&self) -> i32 {
+        let own = self.config.socket.to_str().unwrap();
+        let is_ours = |pid: &i32| {
+            let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.contains("runtime-process") && words.contains(own)
+        };
+        // Its children have the same words and later numbers.
+        pids().into_iter().filter(is_ours).min().unwrap()
+    }
+
+    /// Ends everything through the runtime and looks for what is left.
+    pub(crate) async fn finish(mut self) {
+        self.remove_all().await;
         let state = &self.config.state_dir;
         for dir in ["containers", "sandboxes"] {
             assert_eq!(fs::read_dir(state.join(dir)).unwrap().count(), 0, "left in {dir}");

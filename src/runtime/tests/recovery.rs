@@ -144,3 +144,37 @@ async fn a_killed_process_is_started_again_by_those_who_need_it() {
     assert_eq!(node.text("runs"), "before\nafter\n");
     node.finish().await;
 }
+
+/// Milliseconds into several creations at which the process is killed.
+const MOMENTS: [u64; 8] = [0, 3, 8, 15, 25, 40, 60, 100];
+
+#[tokio::test]
+async fn killed_at_any_moment_of_creation_it_leaves_nothing_that_cannot_be_removed() {
+    let mut node = Node::start().await;
+    for moment in MOMENTS {
+        node.sandbox("a").await;
+        let mut making = tokio::task::JoinSet::new();
+        for number in 0..4 {
+            let (runtime, spec) =
+                (node.runtime.clone(), node.spec("a", &format!("c{number}"), "sleep 600"));
+            making.spawn(async move {
+                if runtime.create_container(&spec).await.is_ok() {
+                    // Whether this is reached is what the test leaves open.
+                    let _ = runtime.start_container(&spec.id).await;
+                }
+            });
+        }
+        let mut other = node.sandbox_spec("b");
+        other.share_pid = true;
+        let runtime = node.runtime.clone();
+        making.spawn(async move { drop(runtime.create_sandbox(&other).await) });
+        tokio::time::sleep(std::time::Duration::from_millis(moment)).await;
+        let pid = node.runtime_pid();
+        kill(pid);
+        while making.join_next().await.is_some() {}
+        node.gone(pid).await;
+        node.reconnect().await;
+        node.remove_all().await;
+    }
+    node.finish().await;
+}
