@@ -14,7 +14,7 @@ use crate::env::{self, Objects, References};
 use crate::objects::Held;
 use crate::resources;
 use crate::tokens::{self, Token};
-use crate::volumes::payload::Sources;
+use crate::volumes::payload::{Sources, Tokens};
 use crate::volumes::place;
 use crate::volumes::plan::{self, TokenWish};
 use crate::worker::Failure;
@@ -65,8 +65,8 @@ impl Volumes {
         done.await.unwrap_or_else(|e| Err(e.to_string())).map_err(failed)
     }
 
-    /// The tokens that could be had; a missing one is reported with the volume that wants it.
-    async fn tokens(&self, pod: &Pod) -> BTreeMap<TokenWish, String> {
+    /// The tokens, or why there is none; the volume that wants it reports that.
+    async fn tokens(&self, pod: &Pod) -> Tokens {
         let mut values = BTreeMap::new();
         for wish in pod.spec.iter().flat_map(plan::tokens) {
             let now = Timestamp::now();
@@ -77,13 +77,14 @@ impl Volumes {
             };
             match token {
                 Ok(token) => {
-                    values.insert(wish.clone(), token.value.clone());
+                    values.insert(wish.clone(), Ok(token.value.clone()));
                     self.lock().insert(wish, token);
                 }
                 Err(error) => {
-                    tracing::warn!(pod = pod.metadata.name, error, "no service account token");
+                    tracing::debug!(pod = pod.metadata.name, error, "no service account token");
                     // An old token is better than none: it may still be valid.
-                    values.extend(self.lock().get(&wish).map(|t| (wish.clone(), t.value.clone())));
+                    let old = self.lock().get(&wish).map(|t| t.value.clone());
+                    values.insert(wish, old.ok_or(error));
                 }
             }
         }
@@ -123,7 +124,7 @@ impl Volumes {
         let wait = next.map_or(LOOK, |at| {
             Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(RETRY)
         });
-        wait.clamp(Duration::from_secs(1), LOOK)
+        wait.clamp(RETRY, LOOK)
     }
 }
 
@@ -139,12 +140,7 @@ fn references(pod: &Pod) -> References {
     all
 }
 
-fn set_up_all(
-    ctx: &Context,
-    pod: &Pod,
-    objects: &Objects,
-    tokens: &BTreeMap<TokenWish, String>,
-) -> Result<(), String> {
+fn set_up_all(ctx: &Context, pod: &Pod, objects: &Objects, tokens: &Tokens) -> Result<(), String> {
     let node = ctx.node_fields(Vec::new());
     let sources = Sources { pod, objects, node: &node, tokens };
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();

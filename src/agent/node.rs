@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use runtime::protocol::Event;
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::node_facts;
@@ -22,6 +23,8 @@ use crate::status::whole_seconds;
 
 const HEARTBEAT: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a node that is not ready looks again, beside reacting to what changes.
+const UNREADY_LOOK: Duration = Duration::from_secs(10);
 const LEASE_EVERY: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -40,54 +43,73 @@ pub(crate) async fn run(ctx: Arc<Context>, ready: watch::Sender<bool>) {
     let mut runtime_events = ctx.config.runtime.events();
     let mut cidr = String::new();
     let mut was_ready = false;
-    let mut wait = Duration::ZERO;
+    let mut next = Instant::now();
     loop {
-        tokio::select! {
+        let due = tokio::select! {
             change = changes.next() => {
-                let present = cache.get("", &name);
-                if matches!(change, Change::Object { new: None, .. }) || present.is_none() {
+                if matches!(change, Change::Object { new: None, .. }) || cache.get("", &name).is_none() {
                     // Somebody deleted the node while its agent lives.
                     register_until_done(&ctx).await;
                 }
-                if !follow_cidr(&ctx, present.as_deref(), &mut cidr).await {
+                false
+            }
+            Some(event) = runtime_events.next() => event == Event::Lost,
+            () = tokio::time::sleep_until(next) => true,
+        };
+        match follow_cidr(&ctx, cache.get("", &name).as_deref(), &mut cidr).await {
+            Range::New => {}
+            Range::Same if due => {}
+            Range::Same => continue,
+            Range::Failed => {
+                next = next.min(Instant::now() + RETRY);
+                if !due {
                     continue;
                 }
             }
-            Some(event) = runtime_events.next() => if event != Event::Lost { continue },
-            () = tokio::time::sleep(wait) => {}
         }
         ready.send_replace(ctx.config.network.ready());
         let status = status(&ctx, cache.get("", &name).as_deref()).await;
         let is_ready = ready_of(&status);
-        wait = match send(&ctx, &name, &status).await {
-            Ok(()) => HEARTBEAT,
+        let wait = match send(&ctx, &name, &status).await {
+            Ok(()) if is_ready => HEARTBEAT,
+            Ok(()) => UNREADY_LOOK,
             Err(error) => {
                 tracing::warn!(%error, "node status not sent");
                 RETRY
             }
         };
+        next = Instant::now() + wait;
         if is_ready && !was_ready {
             event("NodeReady", format!("Node {name} status is now: NodeReady"));
         }
         was_ready = is_ready;
-        if !is_ready {
-            wait = RETRY;
-        }
     }
 }
 
-/// Hands a new pod range to the network; false if there is nothing new.
-async fn follow_cidr(ctx: &Context, node: Option<&Node>, known: &mut String) -> bool {
-    let wanted =
-        node.and_then(|n| n.spec.as_ref()).and_then(|s| s.pod_cidr.clone()).unwrap_or_default();
+/// What became of the node's pod range.
+enum Range {
+    Same,
+    New,
+    Failed,
+}
+
+/// Hands a new pod range to the network.
+async fn follow_cidr(ctx: &Context, node: Option<&Node>, known: &mut String) -> Range {
+    let spec = node.and_then(|n| n.spec.as_ref());
+    let wanted = spec.and_then(|s| s.pod_cidr.clone()).unwrap_or_default();
     if wanted.is_empty() || wanted == *known {
-        return false;
+        return Range::Same;
     }
     match ctx.config.network.set_pod_cidr(&wanted).await {
-        Ok(()) => *known = wanted,
-        Err(error) => tracing::warn!(cidr = wanted, error, "pod network not set up"),
+        Ok(()) => {
+            *known = wanted;
+            Range::New
+        }
+        Err(error) => {
+            tracing::warn!(cidr = wanted, error, "pod network not set up");
+            Range::Failed
+        }
     }
-    true
 }
 
 fn node_event(ctx: &Context, reason: &str, message: String) {

@@ -14,13 +14,13 @@ use crate::clock::from_nanos;
 use crate::context::Context;
 
 /// One container with what it uses; containers without a process are left out.
-struct Usage {
-    namespace: String,
-    pod: String,
-    uid: String,
-    container: String,
-    started: Timestamp,
-    stats: Stats,
+pub(super) struct Usage {
+    pub(super) namespace: String,
+    pub(super) pod: String,
+    pub(super) uid: String,
+    pub(super) container: String,
+    pub(super) started: Timestamp,
+    pub(super) stats: Stats,
 }
 
 async fn usages(ctx: &Context, pods: &[Arc<View>]) -> Vec<Usage> {
@@ -105,7 +105,7 @@ pub(super) async fn metrics(ctx: &Context, pods: &[Arc<View>]) -> Answer {
 }
 
 /// The Prometheus text of a list of usages.
-fn exposition(usages: &[Usage]) -> String {
+pub(super) fn exposition(usages: &[Usage]) -> String {
     let series = [
         (
             "container_cpu_usage_seconds_total",

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use runtime::protocol::Stats;
 use serde_json::{Value, json};
 
 use super::channels::{self, Ended, Incoming, Protocol, frame};
 use super::log_request;
 use super::query::Query;
+use super::stats::{Usage, exposition};
 use crate::actor::View;
 use crate::logs::Wanted;
 
@@ -121,4 +123,34 @@ fn the_right_attempt_or_upstreams_refusal() {
     assert_eq!(attempt(waiting("CrashLoopBackOff", ended("copepod://u1-a-2")), "a", false), Ok(2));
     let text = "previous terminated container \"a\" in pod \"web\" not found".to_owned();
     assert_eq!(attempt(waiting("ContainerCreating", json!({})), "a", true), Err((400, text)));
+}
+
+#[test]
+fn metrics_are_prometheus_text() {
+    let usage = Usage {
+        namespace: "shop".into(),
+        pod: "web".into(),
+        uid: "u1".into(),
+        container: "a".into(),
+        started: Timestamp::from_second(1_800_000_000).expect("a time"),
+        stats: Stats {
+            taken_at: 1_800_000_001_500_000_000,
+            cpu_ns: 2_050_000_000,
+            working_set: 4096,
+            ..Stats::default()
+        },
+    };
+    let text = exposition(&[usage]);
+    let labels = "{container=\"a\",namespace=\"shop\",pod=\"web\"}";
+    assert!(
+        text.contains(&format!(
+            "container_cpu_usage_seconds_total{labels} 2.050000000 1800000001500\n"
+        )),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("container_memory_working_set_bytes{labels} 4096 1800000001500\n")),
+        "{text}"
+    );
+    assert_eq!(text.matches("# TYPE").count(), 3);
 }

@@ -26,6 +26,8 @@ pub(super) fn conditions(
         ("Initialized", initialized(state, phase)),
         ("Ready", ready),
         ("ContainersReady", containers),
+        // It is here, so it was scheduled, by whomever.
+        ("PodScheduled", Ok(None)),
     ];
     let generation = state.pod.metadata.generation;
     let make =

@@ -27,12 +27,15 @@ pub(crate) struct File {
 /// Files by their path inside the volume.
 pub(crate) type Payload = BTreeMap<String, File>;
 
+/// Tokens by what was wished for, or why there is none.
+pub(crate) type Tokens = BTreeMap<TokenWish, Result<String, String>>;
+
 /// Everything a payload may draw from.
 pub(crate) struct Sources<'a> {
     pub(crate) pod: &'a Pod,
     pub(crate) objects: &'a Objects,
     pub(crate) node: &'a NodeFields,
-    pub(crate) tokens: &'a BTreeMap<TokenWish, String>,
+    pub(crate) tokens: &'a Tokens,
 }
 
 pub(crate) fn payload(
@@ -53,11 +56,9 @@ pub(crate) fn payload(
             add(&mut files, &item.path, bytes, item.mode.unwrap_or(mode))?;
         }
         if let Some(source) = &projection.service_account_token {
-            let token = sources
-                .tokens
-                .get(&wish(source))
-                .ok_or("service account token is not available yet")?;
-            add(&mut files, &source.path, token.clone().into_bytes(), mode)?;
+            let none = || Err("service account token was not asked for".to_owned());
+            let token = sources.tokens.get(&wish(source)).cloned().unwrap_or_else(none)?;
+            add(&mut files, &source.path, token.into_bytes(), mode)?;
             restrict(sources.pod, files.get_mut(&source.path));
         }
     }

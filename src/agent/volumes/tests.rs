@@ -36,7 +36,7 @@ fn objects() -> Objects {
 
 fn files_of(volume: Value, pod: &Pod) -> Result<Payload, String> {
     let tokens =
-        BTreeMap::from([(TokenWish { audience: "x".into(), seconds: 600 }, "tok".to_owned())]);
+        BTreeMap::from([(TokenWish { audience: "x".into(), seconds: 600 }, Ok("tok".to_owned()))]);
     let node = NodeFields::default();
     let objects = objects();
     let Kind::Files { sources, mode, .. } = kind(&typed::<Volume>(volume)) else {
@@ -81,6 +81,10 @@ fn payload_errors_are_upstreams() {
         (
             json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "zz", "path": "zz"}]}}),
             "references non-existent config key: zz",
+        ),
+        (
+            json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}),
+            "service account token was not asked for",
         ),
         (
             json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "a", "path": "../x"}]}}),
