@@ -51,12 +51,14 @@ pub(crate) struct Slice {
     pub(crate) ports: Box<[Port]>,
 }
 
+// One object that cannot be read would keep all others from being seen, so nothing below is required.
+
 #[derive(Deserialize)]
 struct RawService {
     #[serde(default)]
     metadata: ObjectMeta,
     #[serde(default)]
-    spec: RawSpec,
+    spec: Option<RawSpec>,
 }
 
 #[derive(Default, Deserialize)]
@@ -77,7 +79,7 @@ struct RawSpec {
 struct RawPort {
     name: Option<String>,
     protocol: Option<String>,
-    port: Option<u16>,
+    port: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -93,9 +95,9 @@ struct RawSlice {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct RawEndpoint {
-    addresses: Vec<String>,
+    addresses: Option<Vec<String>>,
     hostname: Option<String>,
-    conditions: RawConditions,
+    conditions: Option<RawConditions>,
 }
 
 #[derive(Default, Deserialize)]
@@ -106,7 +108,7 @@ struct RawConditions {
 
 impl From<RawService> for Service {
     fn from(raw: RawService) -> Self {
-        let spec = raw.spec;
+        let spec = raw.spec.unwrap_or_default();
         let external = spec.r#type.as_deref() == Some("ExternalName");
         let texts = spec.cluster_ips.unwrap_or_else(|| spec.cluster_ip.into_iter().collect());
         Self {
@@ -136,11 +138,12 @@ impl From<RawSlice> for Slice {
 
 impl From<RawEndpoint> for Endpoint {
     fn from(raw: RawEndpoint) -> Self {
+        let addresses = raw.addresses.unwrap_or_default();
         Self {
-            addresses: raw.addresses.iter().filter_map(|text| text.parse().ok()).collect(),
+            addresses: addresses.iter().filter_map(|text| text.parse().ok()).collect(),
             hostname: raw.hostname.filter(|name| !name.is_empty()).map(String::into_boxed_str),
             // Unknown counts as ready, as the API says.
-            ready: raw.conditions.ready.unwrap_or(true),
+            ready: raw.conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
         }
     }
 }
@@ -165,7 +168,7 @@ fn ports(raw: Option<Vec<RawPort>>) -> Box<[Port]> {
         };
         // A slice's port without a number stands for all ports, which no SRV record can say.
         let name = port.name.unwrap_or_default().into_boxed_str();
-        Some(Port { name, protocol, number: port.port? })
+        Some(Port { name, protocol, number: u16::try_from(port.port?).ok()? })
     });
     ports.collect()
 }

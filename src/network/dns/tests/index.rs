@@ -135,3 +135,22 @@ fn lists_and_changes_may_overlap() {
     assert_eq!(sorted(&before), sorted(&after));
     assert!(answer(&index, &query("20.0.42.10.in-addr.arpa.", RecordType::PTR)).is_some());
 }
+
+#[test]
+fn odd_objects_are_read() {
+    for spec in [json!(null), json!({}), json!({"ports": [{"port": 70_000}], "clusterIPs": ["x"]})]
+    {
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": spec})).unwrap();
+        assert!(service.addresses.is_empty() && service.ports.is_empty() && !service.headless);
+    }
+    let odd = json!({
+        "metadata": {"labels": null},
+        "endpoints": [{"addresses": null, "conditions": null, "hostname": null, "nodeName": "n"}],
+        "ports": [{"name": "all", "port": null}, {"protocol": "OTHER", "port": 1}],
+    });
+    let slice: Slice = serde_json::from_value(odd).unwrap();
+    assert!(slice.service.is_empty() && slice.ports.is_empty() && slice.endpoints[0].ready);
+    let bookmark = json!({"kind": "Service", "metadata": {"resourceVersion": "7"}});
+    assert!(serde_json::from_value::<Service>(bookmark).is_ok());
+}
