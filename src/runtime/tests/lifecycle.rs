@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use runtime::client::Error;
-use runtime::protocol::{Failure, FailureKind, State};
+use runtime::protocol::{ExecSpec, Failure, FailureKind, State};
 
 use crate::node::{Node, eventually};
 
@@ -160,6 +160,17 @@ async fn several_sandboxes_and_lifecycles_in_a_row_leak_no_descriptors() {
         let ended = node.run_to_end(&node.spec("a", "one", "echo hello")).await;
         assert_eq!(ended.exit_code, Some(0));
         node.runtime.remove_container("one").await.unwrap();
+        let mut terminal = node.spec("a", "two", "sleep 600");
+        (terminal.tty, terminal.stdin) = (true, true);
+        node.run(&terminal).await;
+        drop(node.runtime.attach("two", true).await.unwrap());
+        for tty in [false, true] {
+            let args = vec!["true".to_owned()];
+            let exec = ExecSpec { args, tty, stdin: true, ..ExecSpec::default() };
+            let session = node.runtime.exec("two", &exec).await.unwrap();
+            assert_eq!(node.runtime.exec_wait(session.id).await.unwrap(), 0);
+        }
+        node.runtime.remove_container("two").await.unwrap();
         node.runtime.remove_sandbox("a").await.unwrap();
         if round == 0 {
             after_first = descriptors();
