@@ -8,7 +8,7 @@
 //! This crate deliberately does not know pods, restart policies, probes, names of Kubernetes objects or the network of a pod:
 //! it is told to make, start, signal and remove things, and reports what happened. Labels are carried, never read.
 //!
-//! Start reading at [`protocol`], then `process/mod.rs` (the loop) and `process/helper.rs` (what a child does).
+//! Start reading at [`protocol`], then `process/server.rs` (the loop) and `process/work.rs` (what its children do).
 
 pub mod client;
 pub mod image;
