@@ -10,6 +10,7 @@
 pub mod action;
 mod deployment;
 mod endpoints;
+mod eviction;
 mod garbage;
 mod namespace;
 mod node;

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use client::{Controller, Error, Key, NODE_LEASE_NAMESPACE, Outcome, key_of};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::shell::{self, Shell};
 
@@ -18,23 +19,27 @@ pub(crate) use plan::{Observed, plan};
 /// One, because two could give the same range to different nodes.
 const WORKERS: usize = 1;
 
-/// When each node's lease was seen to change, by our own clock: the node's may be wrong.
+/// When each node's lease was seen to change, by a clock that cannot jump: neither the node's nor ours is trusted.
 #[derive(Default)]
 struct Heartbeats {
-    seen: Mutex<BTreeMap<String, (Option<Timestamp>, Timestamp)>>,
+    seen: Mutex<BTreeMap<String, (Option<Timestamp>, Instant)>>,
 }
 
 impl Heartbeats {
-    /// The time of the last sign of life.
+    /// The time of the last sign of life, as seen from `now`.
     fn last(&self, node: &str, lease: Option<&Lease>, now: Timestamp) -> Timestamp {
         let renewed =
             lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
         let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let entry = seen.entry(node.to_owned()).or_insert((renewed, now));
+        let entry = seen.entry(node.to_owned()).or_insert((renewed, Instant::now()));
         if entry.0 != renewed {
-            *entry = (renewed, now);
+            *entry = (renewed, Instant::now());
         }
-        entry.1
+        // Whole seconds, as all times of a plan.
+        let silence = SignedDuration::from_secs(
+            i64::try_from(entry.1.elapsed().as_secs()).unwrap_or(i64::MAX),
+        );
+        now.checked_sub(silence).unwrap_or(now)
     }
 
     fn forget(&self, node: &str) {

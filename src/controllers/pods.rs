@@ -1,7 +1,13 @@
-//! What controllers want to know of a pod.
+//! What controllers want to know, and say, of a pod.
 
+use client::ResourcePath;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use serde_json::{Value, json};
+
+use crate::action::Action;
+
+const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
 pub(crate) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
@@ -52,4 +58,32 @@ pub(crate) fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) ->
 
 pub(crate) fn node_name(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
+}
+
+/// Tells in the status of a pod why it is about to be deleted, and gives it a last phase if asked to.
+pub(crate) fn disrupt(
+    pod: &Pod,
+    phase: Option<&str>,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> Action {
+    let conditions =
+        pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let others = conditions.iter().filter(|condition| condition.type_ != DISRUPTION_TARGET);
+    let mut conditions: Vec<Value> = others.map(|condition| json!(condition)).collect();
+    conditions.push(json!({
+        "type": DISRUPTION_TARGET,
+        "status": "True",
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": api::time::rfc3339(now),
+    }));
+    let mut status = json!({"conditions": conditions});
+    if let Some(phase) = phase {
+        status["phase"] = json!(phase);
+    }
+    let (namespace, name) = client::key_of(pod);
+    let body = json!({"status": status});
+    Action::Patch { resource: ResourcePath::of::<Pod>(), namespace, name, sub: "status", body }
 }

@@ -22,6 +22,8 @@ use crate::action::{Action, Deletion, Note, Target, Tell};
 
 /// How long a cache may lag behind our own write before we go on without it.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
+/// Plans see whole seconds, deadlines may have fractions: a plan that is a fraction too early must not spin.
+const WAKE_MIN: Duration = Duration::from_millis(50);
 /// Most creations or deletions that are under way at once for one object.
 const BATCH_MAX: usize = 32;
 
@@ -229,7 +231,8 @@ impl Shell {
 
 /// The earlier of the outcome so far and a wake-up time.
 fn sooner(outcome: Outcome, at: Timestamp) -> Outcome {
-    let delay = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
+    let delay =
+        Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default().max(WAKE_MIN);
     match outcome {
         Outcome::After(known) if known <= delay => outcome,
         _ => Outcome::After(delay),

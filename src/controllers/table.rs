@@ -9,7 +9,8 @@ use tokio::sync::watch;
 
 use crate::shell::Shell;
 use crate::{
-    deployment, endpoints, garbage, namespace, node, podgc, replicaset, root_ca, service_account,
+    deployment, endpoints, eviction, garbage, namespace, node, podgc, replicaset, root_ca,
+    service_account,
 };
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -39,6 +40,10 @@ pub static TABLE: &[Row] = &[
         start: |c, s| Box::pin(root_ca::run(c.shell, s)),
     },
     Row { component: "node-controller", start: |c, s| Box::pin(node::run(c.shell, s)) },
+    Row {
+        component: "taint-eviction-controller",
+        start: |c, s| Box::pin(eviction::run(c.shell, s)),
+    },
     Row { component: "endpoint-controller", start: |c, s| Box::pin(endpoints::run(c.shell, s)) },
     Row {
         component: "pod-garbage-collector-controller",

@@ -75,6 +75,11 @@ fn node() {
 }
 
 #[test]
+fn eviction() {
+    check("eviction", crate::eviction::plan);
+}
+
+#[test]
 fn podgc() {
     check("podgc", crate::podgc::plan);
 }
@@ -100,6 +105,7 @@ fn every_case_folder_has_a_test() {
     let known = [
         "deployment",
         "endpoints",
+        "eviction",
         "garbage",
         "namespace",
         "node",

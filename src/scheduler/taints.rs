@@ -1,5 +1,6 @@
 //! Taints of nodes and what pods tolerate.
 
+use client::tolerates;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 
 pub(crate) const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
@@ -10,29 +11,6 @@ fn tolerations(pod: &Pod) -> impl Iterator<Item = &Toleration> {
 
 fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
     node.spec.as_ref().and_then(|spec| spec.taints.as_ref()).into_iter().flatten()
-}
-
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    if set(&toleration.effect).is_some_and(|effect| effect != taint.effect) {
-        return false;
-    }
-    if set(&toleration.key).is_some_and(|key| key != taint.key) {
-        return false;
-    }
-    let (wanted, value) =
-        (toleration.value.as_deref().unwrap_or(""), taint.value.as_deref().unwrap_or(""));
-    let compare = |holds: fn(&i64, &i64) -> bool| {
-        let numbers = value.parse().ok().zip(wanted.parse().ok());
-        numbers.is_some_and(|(value, limit)| holds(&value, &limit))
-    };
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "" | "Equal" => wanted == value,
-        "Exists" => true,
-        "Gt" => compare(i64::gt),
-        "Lt" => compare(i64::lt),
-        _ => false,
-    }
 }
 
 /// A taint keeps the pod away.

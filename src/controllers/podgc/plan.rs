@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use client::{Propagation, ResourcePath};
+use client::Propagation;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
-use serde_json::json;
 
 use crate::action::{Action, Deletion};
 use crate::pods;
@@ -67,29 +66,8 @@ fn remove(pod: &Pod) -> Action {
 fn orphaned(pod: &Pod, now: Timestamp) -> Vec<Action> {
     let mut actions = Vec::new();
     if !pods::is_finished(pod) {
-        let mut status = pod.status.clone().unwrap_or_default();
-        status.phase = Some("Failed".to_owned());
-        let conditions = status.conditions.get_or_insert_default();
-        conditions.retain(|condition| condition.type_ != "DisruptionTarget");
-        let mut body = json!({"phase": "Failed", "conditions": conditions});
-        if let Some(conditions) = body["conditions"].as_array_mut() {
-            conditions.push(json!({
-                "type": "DisruptionTarget",
-                "status": "True",
-                "reason": "DeletionByPodGC",
-                "message": "PodGC: node no longer exists",
-                "lastTransitionTime": api::time::rfc3339(now),
-            }));
-        }
-        let (namespace, name) = client::key_of(pod);
-        let body = json!({"status": body});
-        actions.push(Action::Patch {
-            resource: ResourcePath::of::<Pod>(),
-            namespace,
-            name,
-            sub: "status",
-            body,
-        });
+        let message = "PodGC: node no longer exists";
+        actions.push(pods::disrupt(pod, Some("Failed"), "DeletionByPodGC", message, now));
     }
     actions.push(remove(pod));
     actions

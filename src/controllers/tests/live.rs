@@ -401,6 +401,29 @@ async fn a_pod_that_fits_nowhere_is_explained_and_wakes() {
     .await;
 }
 
+#[tokio::test]
+async fn a_taint_that_is_not_tolerated_moves_pods() {
+    let mut cluster = Cluster::start().await;
+    cluster.run_pods();
+    cluster.node("n1").await;
+    let caches = cluster.caches.clone();
+    cluster.apply::<Deployment>(web(2, "nginx:1")).await;
+    eventually(&caches.deployments, "rollout", |all| all_available(all, 2)).await;
+    let taint = json!({"spec": {"taints": [{"key": "out", "effect": "NoExecute"}]}});
+    cluster.admin.patch::<Node>("", "n1", &Patch::Merge(taint)).await.expect("taint");
+    eventually(&caches.pods, "eviction", |all| {
+        all.len() == 2 && all.iter().all(|pod| crate::pods::node_name(pod).is_empty())
+    })
+    .await;
+    cluster.node("n2").await;
+    eventually(&caches.pods, "new home", |all| {
+        let at_home =
+            |pod: &Arc<Pod>| crate::pods::node_name(pod) == "n2" && crate::pods::is_ready(pod);
+        all.len() == 2 && all.iter().all(at_home)
+    })
+    .await;
+}
+
 /// What users may write in more than one way is understood whichever way they chose.
 #[tokio::test]
 async fn loose_notations_are_read() {
