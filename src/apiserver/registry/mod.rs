@@ -119,6 +119,9 @@ pub(crate) fn store_error(error: &store::Error) -> Status {
         store::Error::TooManyWatches { limit } => {
             Status::too_many_requests(format!("too many watches, the limit is {limit}"), 1)
         }
+        store::Error::InvalidKey { reason, .. } => Status::bad_request(format!(
+            "the namespace or name in the path is not usable: {reason}"
+        )),
         store::Error::Closed => Status::service_unavailable("the server is shutting down"),
         other => Status::internal(other),
     }
