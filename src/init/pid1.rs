@@ -65,8 +65,7 @@ pub(crate) fn run(config: Config) -> ! {
         .console
         .say("init", &format!("copepod {} on slot {}", config.version, slot_name(&machine)));
     let services = services(&config, &mut machine);
-    let watchdog =
-        Watchdog::open(Path::new(WATCHDOG), WATCHDOG_SECONDS).ok().map(|(watchdog, _)| watchdog);
+    let watchdog = open_watchdog(&mut machine);
     let health_at = Instant::now() + HEALTH_STEP;
     let mut pid1 = Pid1 {
         machine,
@@ -97,6 +96,20 @@ fn block_signals() -> Option<SignalFd> {
     let _ = mask.thread_block();
     let _ = set_cad_enabled(false);
     SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).ok()
+}
+
+fn open_watchdog(machine: &mut Machine) -> Option<Watchdog> {
+    let path = Path::new(WATCHDOG);
+    let text = match Watchdog::open(path, WATCHDOG_SECONDS) {
+        Ok((watchdog, seconds)) => {
+            machine.console.say("init", &format!("watchdog armed, {seconds} s"));
+            return Some(watchdog);
+        }
+        Err(_) if !path.exists() => return None,
+        Err(error) => format!("{WATCHDOG}: {error}"),
+    };
+    machine.console.say("init", &text);
+    None
 }
 
 fn slot_name(machine: &Machine) -> &'static str {

@@ -412,7 +412,6 @@ pub(crate) fn demo_pod(kubectl: &Kubectl, machine: &mut Machine) -> Result<()> {
         "demo",
         "--image=busybox",
         "--image-pull-policy=IfNotPresent",
-        "--restart=Never",
         "--command",
         "--",
         "sh",

@@ -38,8 +38,8 @@ const NODE: &[Check] = &[
     ("shows the pod's log", shows_log),
     ("executes in the pod", executes),
     ("marks the slot good", |trial| trial.wait_for_line("started healthily")),
-    ("keeps a ConfigMap over a clean restart", restarts),
-    ("keeps it over a loss of power", loses_power),
+    ("keeps a ConfigMap over a clean restart and starts the pod again", restarts),
+    ("does so over a loss of power", loses_power),
     ("switches off cleanly at the power key", switches_off),
     ("shows no crash on the console", no_crash),
 ];
@@ -48,6 +48,7 @@ const INIT_ONLY: &[Check] = &[
     ("boots to PID 1 with a verified root", |trial| {
         trial.boot().and_then(|()| trial.wait_for_line("verified root"))
     }),
+    ("arms the watchdog", |trial| trial.wait_for_line("watchdog armed, 60 s")),
     ("gets an address by DHCP", |trial| {
         trial.wait_for_line("address 10.0.2.15/24, router 10.0.2.2")
     }),
@@ -167,13 +168,13 @@ fn executes(trial: &mut Trial<'_>) -> Result<()> {
 fn restarts(trial: &mut Trial<'_>) -> Result<()> {
     trial.machine()?.ask_to("restart")?;
     trial.wait_for_line("init: restart")?;
-    trial.back_with_state()
+    trial.back_with_state(1)
 }
 
 fn loses_power(trial: &mut Trial<'_>) -> Result<()> {
     trial.kubectl.run(&["create", "configmap", "also-kept", "--from-literal=answer=43"])?;
     trial.machine()?.monitor("system_reset")?;
-    trial.back_with_state()?;
+    trial.back_with_state(2)?;
     let answer =
         trial.kubectl.run(&["get", "configmap", "also-kept", "-o", "jsonpath={.data.answer}"])?;
     ensure!(answer == "43", "the ConfigMap written before the loss says {answer:?}");
@@ -252,17 +253,19 @@ impl Trial<'_> {
         self.machine()?.wait_for_line(text, BOOT_LIMIT).map(drop)
     }
 
-    /// After a restart: the node is Ready again, the ConfigMap is there and the pod runs.
-    fn back_with_state(&mut self) -> Result<()> {
+    /// After a restart: the node is Ready again, the ConfigMap is there and the pod's container was started again.
+    fn back_with_state(&mut self, restarts: u32) -> Result<()> {
         self.wait_for_line("verified root")?;
         self.wait_for_line("node started")?;
         let kept = ["get", "configmap", "kept", "-o", "jsonpath={.data.answer}"];
         self.kubectl.wait(&kept, BOOT_LIMIT, |answer| answer == "42", |_| {})?;
         self.with_machine(wait_until_ready)?;
+        let path = "jsonpath={.status.containerStatuses[0].ready} {.status.containerStatuses[0].restartCount}";
+        let expected = format!("true {restarts}");
         self.kubectl.wait(
-            &["get", "pod", "demo", "-o", "jsonpath={.status.phase}"],
+            &["get", "pod", "demo", "-o", path],
             POD_LIMIT,
-            |phase| !phase.is_empty(),
+            |state| state == expected,
             |_| {},
         )?;
         Ok(())
