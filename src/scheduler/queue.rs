@@ -26,9 +26,17 @@ enum Place {
     InFlight,
 }
 
+/// What the queue knows of a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traits {
+    pub(crate) priority: i32,
+    /// Where other pods are decides where this one can go.
+    pub(crate) social: bool,
+}
+
 #[derive(Debug)]
 struct Waiting {
-    priority: i32,
+    traits: Traits,
     order: u64,
     attempts: u32,
     place: Place,
@@ -50,14 +58,14 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// A pending pod appeared or changed in a way that may matter.
-    pub(crate) fn add(&mut self, key: &Key, priority: i32, now: Instant) {
+    pub(crate) fn add(&mut self, key: &Key, traits: Traits, now: Instant) {
         match self.pods.get_mut(key) {
             Some(pod) if pod.place == Place::InFlight => pod.stale = true,
             Some(_) => self.wake(key, now),
             None => {
                 self.next_order += 1;
                 let pod = Waiting {
-                    priority,
+                    traits,
                     order: self.next_order,
                     attempts: 0,
                     place: Place::Unschedulable,
@@ -120,6 +128,13 @@ impl Queue {
         }
     }
 
+    /// A pod was placed, which may please those that look for company.
+    pub(crate) fn wake_social(&mut self, now: Instant) {
+        let social = self.pods.iter().filter(|(_, pod)| pod.traits.social);
+        let keys: Vec<Key> = social.map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.wake(key, now));
+    }
+
     fn wake(&mut self, key: &Key, now: Instant) {
         let Some(pod) = self.pods.get_mut(key) else { return };
         match pod.place {
@@ -159,7 +174,9 @@ impl Queue {
         pod.place = place;
         pod.due = due;
         let _new = match place {
-            Place::Ready => self.ready.insert((Reverse(pod.priority), pod.order, key.clone())),
+            Place::Ready => {
+                self.ready.insert((Reverse(pod.traits.priority), pod.order, key.clone()))
+            }
             Place::BackingOff | Place::Unschedulable => self.timers.insert((due, key.clone())),
             Place::InFlight => false,
         };
@@ -167,7 +184,7 @@ impl Queue {
 
     fn unlink(&mut self, key: &Key) {
         if let Some(pod) = self.pods.get(key) {
-            self.ready.remove(&(Reverse(pod.priority), pod.order, key.clone()));
+            self.ready.remove(&(Reverse(pod.traits.priority), pod.order, key.clone()));
             self.timers.remove(&(pod.due, key.clone()));
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::interpod;
 use crate::place::{Unschedulable, place};
-use crate::queue::Queue;
+use crate::queue::{Queue, Traits};
 use crate::snapshot::{PodFacts, Snapshot};
 use crate::{Inputs, SCHEDULER_NAME};
 
@@ -119,7 +119,10 @@ impl Scheduler {
     /// A binding ended.
     fn bound(&mut self, key: &Key, result: Result<(), Error>) {
         match result {
-            Ok(()) => self.queue.remove(key),
+            Ok(()) => {
+                self.queue.remove(key);
+                self.queue.wake_social(Instant::now());
+            }
             Err(error) => {
                 tracing::debug!(pod = %format!("{}/{}", key.0, key.1), %error, "binding failed");
                 self.snapshot.forget(key);
@@ -186,16 +189,17 @@ impl Scheduler {
         };
         if is_pending(&pod) {
             if !self.queue.contains(key) || old.is_none_or(|old| pod_matters(old, &pod)) {
-                self.queue.add(key, priority(&pod), now);
+                self.queue.add(key, traits(&pod), now);
             }
             return;
         }
         let newly_placed = !was_placed && !node_name(&pod).is_empty();
+        let relabelled = old.is_some_and(|old| old.metadata.labels != pod.metadata.labels);
         self.snapshot.set_pod(key, Some(pod));
         self.queue.remove(key);
-        if newly_placed {
-            // Somebody else's placement may satisfy affinity.
-            self.queue.wake_all(now);
+        // Somebody else has placed it, or it has become what another pod looks for.
+        if newly_placed || relabelled {
+            self.queue.wake_social(now);
         }
     }
 
@@ -263,8 +267,14 @@ fn node_name(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
 }
 
-fn priority(pod: &Pod) -> i32 {
-    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+fn traits(pod: &Pod) -> Traits {
+    let Some(spec) = &pod.spec else { return Traits::default() };
+    let affine = spec.affinity.as_ref().is_some_and(|affinity| affinity.pod_affinity.is_some());
+    Traits {
+        priority: spec.priority.unwrap_or(0),
+        social: affine
+            || spec.topology_spread_constraints.as_ref().is_some_and(|all| !all.is_empty()),
+    }
 }
 
 fn is_finished(pod: &Pod) -> bool {

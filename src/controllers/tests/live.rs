@@ -402,6 +402,36 @@ async fn a_pod_that_fits_nowhere_is_explained_and_wakes() {
 }
 
 #[tokio::test]
+async fn a_pod_that_wants_company_waits_for_it() {
+    let cluster = Cluster::start().await;
+    let caches = cluster.caches.clone();
+    cluster.node("n1").await;
+    eventually(&caches.service_accounts, "default account", |all| {
+        all.iter().any(|account| account.metadata.namespace.as_deref() == Some("default"))
+    })
+    .await;
+    let pod = |name: &str, affinity: Value| {
+        json!({
+            "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
+            "spec": {"affinity": affinity, "containers": [{"name": "c", "image": "x"}]},
+        })
+    };
+    let near = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"labelSelector": {"matchLabels": {"app": "host"}}, "topologyKey": "kubernetes.io/hostname"},
+    ]}});
+    cluster.apply::<Pod>(pod("guest", near)).await;
+    eventually(&caches.pods, "refusal", |all| {
+        all.iter().any(|pod| crate::pods::condition(pod, "PodScheduled").is_some())
+    })
+    .await;
+    cluster.apply::<Pod>(pod("host", json!({}))).await;
+    eventually(&caches.pods, "both placed", |all| {
+        all.len() == 2 && all.iter().all(|pod| crate::pods::node_name(pod) == "n1")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_taint_that_is_not_tolerated_moves_pods() {
     let mut cluster = Cluster::start().await;
     cluster.run_pods();
