@@ -64,6 +64,8 @@ pub(crate) struct Actor {
     sent: PodStatus,
     sending: bool,
     send_after: Option<Duration>,
+    /// The API server did not take the last status.
+    send_failed: bool,
     /// Until when a status that is not urgent waits for company.
     hold_until: Option<Duration>,
     delete: Delete,
@@ -102,6 +104,7 @@ impl Actor {
             sent,
             sending: false,
             send_after: None,
+            send_failed: false,
             hold_until: None,
             delete: Delete::NotYet,
         };
@@ -134,6 +137,7 @@ impl Actor {
             Outcome::Input(input) => self.step(input),
             Outcome::Sent(status, result) => {
                 self.sending = false;
+                self.send_failed = result.is_err();
                 tracing::debug!(pod = self.state.name(), phase = status.phase, "status sent");
                 match result {
                     Ok(()) => self.sent = *status,
@@ -324,7 +328,9 @@ impl Actor {
             return;
         }
         self.send_after = None;
-        if !same(&shown, &self.sent) {
+        // A status that cannot be sent must not keep a pod that has ended.
+        let given_up = self.send_failed && matches!(self.delete, Delete::Due(_));
+        if !given_up && !same(&shown, &self.sent) {
             if self.held(&shown, now) {
                 return;
             }
@@ -409,5 +415,5 @@ fn same(ours: &PodStatus, sent: &PodStatus) -> bool {
         list
     };
     let bare = |status: &PodStatus| PodStatus { conditions: None, ..status.clone() };
-    own(ours) == own(sent) && bare(ours) == bare(sent)
+    ours == sent || (own(ours) == own(sent) && bare(ours) == bare(sent))
 }

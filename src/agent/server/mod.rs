@@ -107,7 +107,8 @@ impl KubeletApi {
                     .await
             }
             ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
-                portforward::answer(&self.ctx, self.pod(namespace, pod)?, request, after)
+                self.pod(namespace, pod)?;
+                portforward::answer(&request)
             }
             _ => Err(Refusal(StatusCode::NOT_FOUND, "404 page not found".to_owned())),
         }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{HostIP, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::resources;
+use crate::resources::{self, Qos};
 use crate::worker::{Container, Phase, PodState, Role, Stage, Step};
 
 pub(crate) use patch::patch;
@@ -27,7 +27,7 @@ pub(crate) fn compute(
     now: Timestamp,
 ) -> PodStatus {
     let phase = phase(state);
-    let spec = state.pod.spec.clone().unwrap_or_default();
+    let qos = state.pod.spec.as_ref().map_or(Qos::BestEffort, resources::qos);
     let ips = pod_ips(state, host_ips, previous);
     let list = |main: bool| -> Vec<_> {
         let of_kind = state.containers.iter().filter(|c| (c.role == Role::Main) == main);
@@ -43,7 +43,7 @@ pub(crate) fn compute(
     let mut status = PodStatus {
         phase: Some(phase.to_owned()),
         start_time: Some(Time(whole_seconds(state.start_time))),
-        qos_class: Some(resources::qos(&spec).as_str().to_owned()),
+        qos_class: Some(qos.as_str().to_owned()),
         host_ip: host_ips.first().cloned(),
         host_ips: Some(host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
         pod_ip: ips.first().cloned(),
