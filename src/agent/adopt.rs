@@ -18,6 +18,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 const FALLBACK_BYTES_MAX: usize = 2048;
 const FALLBACK_LINES_MAX: usize = 80;
 const EXIT_LOST: i32 = 137;
+const EXIT_NOT_STARTED: i32 = 128;
 
 /// Pod uid, container name and attempt of a container of ours.
 pub(crate) fn identity(container: &Container) -> Option<(&str, &str, u32)> {
@@ -59,7 +60,11 @@ fn terminated(paths: &Paths, container: &Container) -> Termination {
         (false, 0) => "Completed",
         (false, _) => "Error",
     };
-    let message = message(paths, container, exit_code);
+    // It was made, but its program could not be run.
+    let never_ran = exit_code == EXIT_NOT_STARTED && container.started_at.is_none();
+    let reason = if never_ran { "StartError" } else { reason };
+    let message =
+        if never_ran { container.message.clone() } else { message(paths, container, exit_code) };
     Termination {
         exit_code,
         signal: None,

@@ -51,7 +51,8 @@ pub(crate) async fn run(ctx: Arc<Context>, ready: watch::Sender<bool>) {
                     // Somebody deleted the node while its agent lives.
                     register_until_done(&ctx).await;
                 }
-                false
+                // Nobody heard of this agent for a while, and the node controller said so.
+                cache.get("", &name).is_some_and(|node| ready_status(node.status.as_ref()) == Some("Unknown"))
             }
             Some(event) = runtime_events.next() => event == Event::Lost,
             () = tokio::time::sleep_until(next) => true,
@@ -69,7 +70,7 @@ pub(crate) async fn run(ctx: Arc<Context>, ready: watch::Sender<bool>) {
         }
         ready.send_replace(ctx.config.network.ready());
         let status = status(&ctx, cache.get("", &name).as_deref()).await;
-        let is_ready = ready_of(&status);
+        let is_ready = ready_status(Some(&status)) == Some("True");
         let wait = match send(&ctx, &name, &status).await {
             Ok(()) if is_ready => HEARTBEAT,
             Ok(()) => UNREADY_LOOK,
@@ -276,8 +277,9 @@ pub(crate) fn conditions(
     all.into_iter().map(make).collect()
 }
 
-fn ready_of(status: &NodeStatus) -> bool {
-    status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+fn ready_status(status: Option<&NodeStatus>) -> Option<&str> {
+    let conditions = status?.conditions.iter().flatten();
+    conditions.into_iter().find(|c| c.type_ == "Ready").map(|c| c.status.as_str())
 }
 
 async fn send(ctx: &Context, name: &str, status: &NodeStatus) -> client::Result<()> {

@@ -49,10 +49,8 @@ pub(crate) async fn start(
     tracing::debug!(container = spec.id, "created");
     match runtime.start_container(&spec.id).await {
         Ok(container) => Ok(container.started_at.map_or_else(Timestamp::now, from_nanos)),
+        // The runtime keeps it as an ended container, which a restarted agent will find.
         Err(error) => {
-            if let Err(left) = runtime.remove_container(&spec.id).await {
-                tracing::warn!(container = spec.id, error = %left, "container that did not start is left behind");
-            }
             Err(Failure { fatal: true, ..Failure::new("RunContainerError", error.to_string()) })
         }
     }

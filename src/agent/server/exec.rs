@@ -99,13 +99,18 @@ fn plan(
     Ok(plan)
 }
 
-async fn run(runtime: Runtime, socket: upgrade::Socket, plan: Plan, protocol: Protocol) {
+async fn run(runtime: Runtime, mut socket: upgrade::Socket, plan: Plan, protocol: Protocol) {
+    let (mut size, mut early) = (None, Vec::new());
+    if plan.verb == Verb::Exec && plan.tty {
+        (size, early) = session::first_size(&mut socket, protocol).await;
+    }
     let made = match plan.verb {
         Verb::Exec => {
             let spec = ExecSpec {
                 args: plan.command.clone(),
                 tty: plan.tty,
                 stdin: plan.stdin,
+                size,
                 ..ExecSpec::default()
             };
             runtime.exec(&plan.id, &spec).await
@@ -116,5 +121,5 @@ async fn run(runtime: Runtime, socket: upgrade::Socket, plan: Plan, protocol: Pr
         let id = session.id;
         Streams::new(session, &plan).map(|streams| (id, streams)).map_err(|e| e.to_string())
     });
-    session::run(runtime, socket, plan, protocol, result).await;
+    session::run(runtime, socket, plan, protocol, result, early).await;
 }

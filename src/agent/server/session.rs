@@ -26,6 +26,9 @@ const OUTGOING_MAX: usize = 16;
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long a client that goes away may take for the last message.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a client with a terminal may take to tell its size, and messages kept meanwhile.
+const SIZE_WAIT: Duration = Duration::from_millis(200);
+const EARLY_MAX: usize = 32;
 const SIGHUP: i32 = 1;
 
 /// The descriptors of a process, as far as the client wants them.
@@ -54,13 +57,15 @@ pub(super) async fn run(
     plan: Plan,
     protocol: Protocol,
     made: Result<(u64, Streams), String>,
+    early: Vec<Incoming>,
 ) {
-    let (sink, source) = socket.split();
+    let (sink, mut source) = socket.split();
     let (session, streams) = match made {
         Ok(made) => made,
         Err(error) => {
             let text = format!("error executing command in container: {error}");
-            return say_end(sink, &Ended::Failed(text), protocol).await;
+            say_end(sink, &Ended::Failed(text), protocol).await;
+            return until_closed(source).await;
         }
     };
     let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
@@ -79,7 +84,8 @@ pub(super) async fn run(
         let err = pump(stderr, STDERR, plan.stderr, outgoing.clone());
         tokio::join!(out, err);
     };
-    let input = feed(source, stdin, &runtime, session, &plan, protocol);
+    let feed = Feed { runtime: &runtime, session, plan: &plan, stdin };
+    let input = feed.run(&mut source, early, protocol);
     let mut writer = std::pin::pin!(write(sink, queue));
     let work = async {
         let ended = serve(&runtime, session, &plan, output, input).await;
@@ -94,7 +100,14 @@ pub(super) async fn run(
     drop(outgoing);
     if !client_left {
         drop(timeout(FAREWELL, writer).await);
+        until_closed(source).await;
     }
+}
+
+/// Lets the client answer the close, so that nothing under way to it is lost.
+async fn until_closed(mut source: SplitStream<Socket>) {
+    let closed = async { while let Some(Ok(_)) = source.next().await {} };
+    drop(timeout(FAREWELL, closed).await);
 }
 
 /// Waits for the end of the command, or of the attached container's output. `None`: the client went away.
@@ -150,36 +163,49 @@ async fn pump(stream: Option<FdStream>, channel: u8, wanted: bool, outgoing: mps
     }
 }
 
-/// From the client to the process. Ends when the client does.
-async fn feed(
-    mut source: SplitStream<Socket>,
-    mut stdin: Option<FdStream>,
-    runtime: &Runtime,
+/// What the client sends, on its way to the process.
+struct Feed<'a> {
+    runtime: &'a Runtime,
     session: u64,
-    plan: &Plan,
-    protocol: Protocol,
-) {
-    while let Some(Ok(message)) = source.next().await {
-        let Message::Binary(bytes) = message else {
-            if message.is_close() {
-                return;
+    plan: &'a Plan,
+    stdin: Option<FdStream>,
+}
+
+impl Feed<'_> {
+    /// Ends when the client does.
+    async fn run(
+        mut self,
+        source: &mut SplitStream<Socket>,
+        early: Vec<Incoming>,
+        protocol: Protocol,
+    ) {
+        for incoming in early {
+            self.take(incoming).await;
+        }
+        while let Some(Ok(message)) = source.next().await {
+            match message {
+                Message::Binary(bytes) => self.take(channels::parse(&bytes, protocol)).await,
+                Message::Close(_) => return,
+                _ => {}
             }
-            continue;
-        };
-        match channels::parse(&bytes, protocol) {
+        }
+    }
+
+    async fn take(&mut self, incoming: Incoming) {
+        match incoming {
             Incoming::Stdin(bytes) => {
-                if let Some(open) = &mut stdin
+                if let Some(open) = &mut self.stdin
                     && open.write_all(&bytes).await.is_err()
                 {
                     // The process reads no more; what comes is of no use to anyone.
-                    stdin = None;
+                    self.stdin = None;
                 }
             }
-            Incoming::StdinClosed => stdin = None,
+            Incoming::StdinClosed => self.stdin = None,
             Incoming::Resize { columns, rows } => {
-                let result = match plan.verb {
-                    Verb::Exec => runtime.resize_exec(session, columns, rows).await,
-                    Verb::Attach => runtime.resize(&plan.id, columns, rows).await,
+                let result = match self.plan.verb {
+                    Verb::Exec => self.runtime.resize_exec(self.session, columns, rows).await,
+                    Verb::Attach => self.runtime.resize(&self.plan.id, columns, rows).await,
                 };
                 if let Err(error) = result {
                     tracing::debug!(%error, "terminal not resized");
@@ -188,6 +214,30 @@ async fn feed(
             Incoming::Ignored => {}
         }
     }
+}
+
+/// Waits a moment for the size of the client's terminal, so that a short command sees it. What comes before it is kept.
+pub(super) async fn first_size(
+    socket: &mut Socket,
+    protocol: Protocol,
+) -> (Option<(u16, u16)>, Vec<Incoming>) {
+    let mut early = Vec::new();
+    let reading = async {
+        while let Some(Ok(message)) = socket.next().await {
+            let Message::Binary(bytes) = message else { continue };
+            match channels::parse(&bytes, protocol) {
+                Incoming::Resize { columns, rows } => return Some((columns, rows)),
+                Incoming::Ignored => {}
+                other => early.push(other),
+            }
+            if early.len() >= EARLY_MAX {
+                return None;
+            }
+        }
+        None
+    };
+    let size = timeout(SIZE_WAIT, reading).await.ok().flatten();
+    (size, early)
 }
 
 /// To the client, until there is nothing more or it is gone.

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, PodSpec, VolumeMount};
 use runtime::protocol::{Mount, MountKind, Propagation};
 
-use super::place;
+use super::{place, plan};
 use crate::expand::{expand, unknown};
 use crate::paths::Paths;
 use crate::worker::Failure;
@@ -33,6 +33,8 @@ fn one(
     env: &[(String, String)],
 ) -> Result<Mount, Failure> {
     let volume = spec.volumes.iter().flatten().find(|v| v.name == wanted.name);
+    // What the API server has is not changed through a container.
+    let shows_objects = volume.is_some_and(|v| matches!(plan::kind(v), plan::Kind::Files { .. }));
     let source = volume.and_then(|v| place::source(paths, uid, v)).ok_or_else(|| {
         Failure::new(
             CONFIG,
@@ -49,7 +51,7 @@ fn one(
     Ok(Mount {
         source,
         destination: PathBuf::from(&wanted.mount_path),
-        readonly: wanted.read_only == Some(true),
+        readonly: wanted.read_only == Some(true) || shows_objects,
         kind: MountKind::Bind,
         recursive: true,
         propagation: match wanted.mount_propagation.as_deref() {

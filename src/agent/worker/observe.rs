@@ -218,14 +218,15 @@ impl PodState {
                     self.begin_probes(name, out);
                 }
             }
-            Err(_) if container.phase != Phase::Starting => {} // its exit is known already
+            Err(failure) if container.phase != Phase::Starting => {
+                // The runtime's event came first: its exit is known already.
+                out.push(failed_event(&failure, name));
+            }
             Err(failure) => {
                 container.start_failures += 1;
                 let failures = container.start_failures;
                 container.obstacle = Some((failure.reason, failure.message.clone()));
-                out.push(Effect::Event(
-                    EventNote::warning("Failed", format!("Error: {}", failure.message)).on(name),
-                ));
+                out.push(failed_event(&failure, name));
                 if failure.fatal {
                     container.overcome();
                 }
@@ -371,6 +372,11 @@ impl PodState {
         let attempt = container.attempt;
         out.push(Effect::Stop(StopPlan { name: name.to_owned(), attempt, grace, hook: true }));
     }
+}
+
+fn failed_event(failure: &Failure, container: &str) -> Effect {
+    let text = format!("Error: {}", failure.message);
+    Effect::Event(EventNote::warning("Failed", text).on(container))
 }
 
 fn start_error(message: String, now: Now) -> Termination {
