@@ -237,6 +237,7 @@ pub(super) async fn first_size(
         None
     };
     let size = timeout(SIZE_WAIT, reading).await.ok().flatten();
+    tracing::debug!(?size, "terminal");
     (size, early)
 }
 
