@@ -253,7 +253,12 @@ impl Actor {
         let volumes = Arc::clone(&self.volumes);
         let image = self.state.container(&name).and_then(|c| c.image.clone()).unwrap_or_default();
         let ips = self.ips();
+        let sub_paths = self.state.spec_of(&name).is_some_and(|c| {
+            let mut mounts = c.volume_mounts.iter().flatten();
+            mounts.any(|m| m.sub_path.is_some() || m.sub_path_expr.is_some())
+        });
         self.spawn(async move {
+            let _still = if sub_paths { Some(volumes.hold_still().await) } else { None };
             let result =
                 crate::start::start(&ctx, &pod, &volumes.held, &name, attempt, &image, ips).await;
             Input::Started { name, attempt, result }

@@ -95,6 +95,11 @@ impl Volumes {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps files from being replaced while a container is made that mounts some of them by their path (subPath).
+    pub(crate) async fn hold_still(&self) -> tokio::sync::MutexGuard<'_, bool> {
+        self.made.lock().await
+    }
+
     /// Follows changes of objects, of the pod's metadata and of tokens for as long as it is polled.
     /// `changed` is told whenever an object has changed.
     pub(crate) async fn keep(&self, changed: impl Fn()) {
