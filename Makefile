@@ -44,6 +44,8 @@ test: check size test-board test-node ## Everything: checks, all binaries, a rea
 
 test-node: setup ## A node on this machine, in namespaces of its own, driven with kubectl (needs root)
 	cross/build.sh x86_64
+	cargo test --locked -p runtime --test containers
+	COPEPOD_TEST_CGROUP2=1 cargo test --locked -p runtime --test containers
 	cargo test --locked --test tests -- --test-threads=2 --skip tidy::
 
 image: setup ## Make the disk image of BOARD=qemu-arm64

@@ -73,11 +73,12 @@ async fn pod_network(settings: &Settings, runtime: &Runtime, state: &Path) -> Re
 }
 
 /// Cluster DNS is served by the node itself, at the cluster's DNS address.
-pub(crate) async fn cluster_dns(settings: &Settings) -> Result<network::dns::Config> {
+pub(crate) async fn cluster_dns(settings: &Settings) -> Result<network::dns::Server> {
     let address = settings.network.dns;
     network::dns::ensure_address(address).await?;
     let listen = vec![SocketAddr::new(address, network::dns::PORT)];
-    Ok(network::dns::Config::new(listen, settings.flags.cluster_domain.as_str(), RESOLV_CONF))
+    let zone = settings.flags.cluster_domain.as_str();
+    Ok(network::dns::Server::bind(&network::dns::Config::new(listen, zone, RESOLV_CONF)).await?)
 }
 
 /// Imports every archive of the folder; a broken one is named in the log and left out.

@@ -27,22 +27,6 @@ const NODE_MASK: u8 = 24;
 /// How long a part may take to stop before the process ends without it.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
-/// Path of objects that live in memory only: an idle node writes nothing.
-fn durability(key: &str) -> store::Durability {
-    let memory = api::resource::RESOURCES
-        .iter()
-        .filter(|r| r.durability == api::resource::Durability::Memory)
-        .any(|r| {
-            let group = if r.group.is_empty() { "core" } else { r.group };
-            key.strip_prefix("/registry/")
-                .and_then(|k| k.strip_prefix(group))
-                .and_then(|k| k.strip_prefix('/'))
-                .and_then(|k| k.strip_prefix(r.plural))
-                .is_some_and(|k| k.starts_with('/'))
-        });
-    if memory { store::Durability::Memory } else { store::Durability::Durable }
-}
-
 /// What the flags say, checked and completed.
 pub(crate) struct Settings {
     pub(crate) flags: cli::Server,
@@ -114,7 +98,7 @@ async fn serve(settings: Settings) -> Result<()> {
         .context("the join token")?;
     let store = store::Store::open(store::Options {
         path: Some(server.join("db/state.db")),
-        durability,
+        durability: apiserver::durability,
         ..Default::default()
     })
     .context("opening the store")?;
@@ -144,7 +128,7 @@ async fn serve(settings: Settings) -> Result<()> {
         let client = client_as(&api, &user, &["system:nodes"]);
         let agent = node::start(&settings, client.clone()).await?;
         match node::cluster_dns(&settings).await {
-            Ok(config) => parts.add("cluster DNS", network::dns::run(client, config, stopped.clone())),
+            Ok(dns) => parts.add("cluster DNS", dns.run(client, stopped.clone())),
             Err(error) => warn!("no cluster DNS on this node: {error:#}"),
         }
         dialer.set(&settings.node_name, agent.kubelet());
