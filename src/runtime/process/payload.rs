@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -25,6 +26,8 @@ pub(super) struct Payload {
     pub(super) cwd: PathBuf,
     /// Mounts of the container whose propagation libcontainer leaves as inherited (it reads the option, no more).
     pub(super) propagation: Vec<(PathBuf, MsFlags)>,
+    /// Columns and rows its terminal has from the first moment on.
+    pub(super) terminal: Option<(u16, u16)>,
 }
 
 impl Executor for Payload {
@@ -51,6 +54,11 @@ impl Payload {
             .collect();
         let Ok(words) = words else { return "exec: an argument contains a zero byte".to_owned() };
         let Some(program) = words.first() else { return "exec: no command specified".to_owned() };
+        if let Some((columns, rows)) = self.terminal
+            && let Err(error) = sys::pty::set_window_size(std::io::stdin().as_fd(), columns, rows)
+        {
+            return format!("set terminal size: {error}");
+        }
         if let Some(filter) = &self.seccomp
             && let Err(error) = install_seccomp(filter)
         {

@@ -108,7 +108,7 @@ pub(super) fn execute(
     exec: &ExecSpec,
     stdio: Stdio,
 ) -> Product {
-    let payload = payload(spec)?;
+    let payload = Payload { terminal: exec.size, ..payload(spec)? };
     let place = private_directory(layout, &spec.id)?;
     let state = layout.libcontainer(&spec.id).join(&spec.id).join("state.json");
     fs::create_dir(place.join(&spec.id)).map_err(while_doing("make directory"))?;
@@ -131,10 +131,6 @@ pub(super) fn execute(
         .build()
         .map_err(|error| failure(FailureKind::Start, refusal(&chain(&error))))?;
     let master = console.map(Console::accept).transpose()?;
-    if let (Some(master), Some((columns, rows))) = (&master, exec.size) {
-        sys::pty::set_window_size(master.as_fd(), columns, rows)
-            .map_err(while_doing("set terminal size"))?;
-    }
     Ok((Outcome::Process { pid: pid.as_raw() }, master))
 }
 
@@ -204,6 +200,7 @@ fn payload(spec: &ContainerSpec) -> Result<Payload, Failure> {
             .map_err(while_doing("read last capability"))?,
         cwd: PathBuf::from(if spec.cwd.is_empty() { "/" } else { &spec.cwd }),
         propagation: Vec::new(),
+        terminal: None,
     })
 }
 
