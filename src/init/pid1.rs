@@ -83,9 +83,8 @@ pub(crate) fn run(config: Config) -> ! {
         pid1.turn(pid1.until_next(now));
         pid1.check_health(Instant::now());
         if let Some(ending) = pid1.ending {
+            // Returns only when the kernel refuses; then it is asked again.
             pid1.end(ending);
-            // Reached only when the kernel refuses: go on as if nobody had asked.
-            pid1.ending = None;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the image and the owner say about this machine: `/etc/copepod/config.yaml`, then `copepod.yaml` on the boot
+//! What the image and the owner say about this machine: `/etc/copepod/board.yaml`, then `copepod.yaml` on the boot
 //! partition, field by field; `args` of both are kept.
 
 use std::path::{Path, PathBuf};
@@ -8,7 +8,8 @@ use serde::Deserialize;
 use crate::Error;
 use crate::phases::{BOOT, DATA};
 
-const IMAGE_FILE: &str = "/etc/copepod/config.yaml";
+// Not config.yaml: that name is the node's own, for its flags.
+const IMAGE_FILE: &str = "/etc/copepod/board.yaml";
 const OWNER_FILE: &str = "copepod.yaml";
 const FILE_MAX: u64 = 64 * 1024;
 const HOSTNAME: &str = "copepod";

@@ -76,7 +76,7 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
     let binary = root.join("usr/bin/copepod");
     fs::copy(parts.binary, &binary).with_context(|| format!("copy {}", parts.binary.display()))?;
     fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
-    fs::write(root.join("etc/copepod/config.yaml"), config(parts.board, parts.epoch))?;
+    fs::write(root.join("etc/copepod/board.yaml"), config(parts.board, parts.epoch))?;
     fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), certificates(parts.certificates)?)?;
     for (name, bytes) in parts.images {
         fs::write(root.join("usr/share/copepod/images").join(name), bytes)?;
