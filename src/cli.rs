@@ -38,7 +38,12 @@ pub(crate) struct Server {
     #[arg(short = 'd', long, env = "COPEPOD_DATA_DIR", default_value = "/var/lib/copepod")]
     pub(crate) data_dir: PathBuf,
     /// Where the administrator's kubeconfig is written
-    #[arg(short = 'o', long, env = "COPEPOD_KUBECONFIG_OUTPUT", default_value = "/etc/copepod/copepod.yaml")]
+    #[arg(
+        short = 'o',
+        long,
+        env = "COPEPOD_KUBECONFIG_OUTPUT",
+        default_value = "/etc/copepod/copepod.yaml"
+    )]
     pub(crate) write_kubeconfig: PathBuf,
     /// File mode of the kubeconfig, in octal
     #[arg(long, env = "COPEPOD_KUBECONFIG_MODE", default_value = "600", value_parser = parse_mode)]

@@ -13,7 +13,10 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Puts the flags of the configuration file and of its drop-in folder (`config.yaml.d/*.yaml`, by name) before those of the
 /// command line, so that the command line wins. A missing default file is no error, a missing named one is.
-pub(crate) fn with_file(args: Vec<OsString>, environment: Option<OsString>) -> Result<Vec<OsString>> {
+pub(crate) fn with_file(
+    args: Vec<OsString>,
+    environment: Option<OsString>,
+) -> Result<Vec<OsString>> {
     let Some(position) = args.iter().position(|a| a == "server") else {
         return Ok(args);
     };
@@ -50,7 +53,8 @@ fn drop_ins(file: &Path) -> Result<Vec<PathBuf>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
-    let entries = std::fs::read_dir(&folder).with_context(|| format!("reading folder {}", folder.display()))?;
+    let entries = std::fs::read_dir(&folder)
+        .with_context(|| format!("reading folder {}", folder.display()))?;
     let mut files: Vec<PathBuf> = entries
         .filter_map(|e| e.ok().map(|e| e.path()))
         .filter(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml"))
@@ -60,11 +64,14 @@ fn drop_ins(file: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn read_flags(file: &Path) -> Result<Vec<OsString>> {
-    let size = std::fs::metadata(file).with_context(|| format!("reading configuration file {}", file.display()))?.len();
+    let size = std::fs::metadata(file)
+        .with_context(|| format!("reading configuration file {}", file.display()))?
+        .len();
     if size > FILE_BYTES_MAX {
         bail!("configuration file {} has {size} bytes, more than {FILE_BYTES_MAX}", file.display());
     }
-    let text = std::fs::read_to_string(file).with_context(|| format!("reading configuration file {}", file.display()))?;
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("reading configuration file {}", file.display()))?;
     flags(&text).with_context(|| format!("in configuration file {}", file.display()))
 }
 
@@ -104,7 +111,8 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expected: &[&str]) {
-        let got: Vec<String> = flags(text).unwrap().iter().map(|f| f.to_string_lossy().into_owned()).collect();
+        let got: Vec<String> =
+            flags(text).unwrap().iter().map(|f| f.to_string_lossy().into_owned()).collect();
         assert_eq!(got, expected, "{text}");
     }
 
@@ -115,7 +123,10 @@ mod tests {
         check("token: abc\n", &["--token=abc"]);
         check("disable-agent: true\ndebug: false\n", &["--disable-agent"]);
         check("https-listen-port: 7443\n", &["--https-listen-port=7443"]);
-        check("tls-san:\n- a.example\n- 10.0.0.1\n", &["--tls-san=a.example", "--tls-san=10.0.0.1"]);
+        check(
+            "tls-san:\n- a.example\n- 10.0.0.1\n",
+            &["--tls-san=a.example", "--tls-san=10.0.0.1"],
+        );
         check("node-label+:\n- a=b\n", &["--node-label=a=b"]);
     }
 
@@ -133,12 +144,21 @@ mod tests {
         std::fs::write(&file, "node-name: one\n").unwrap();
         std::fs::create_dir(folder.path().join("config.yaml.d")).unwrap();
         std::fs::write(folder.path().join("config.yaml.d/10.yaml"), "node-name: two\n").unwrap();
-        let args = ["copepod", "server", "--config", file.to_str().unwrap(), "--node-name", "three"];
+        let args =
+            ["copepod", "server", "--config", file.to_str().unwrap(), "--node-name", "three"];
         let got = with_file(args.iter().map(OsString::from).collect(), None).unwrap();
         let got: Vec<_> = got.iter().map(|a| a.to_str().unwrap()).collect();
         let config = file.to_str().unwrap();
-        let expected =
-            ["copepod", "server", "--node-name=one", "--node-name=two", "--config", config, "--node-name", "three"];
+        let expected = [
+            "copepod",
+            "server",
+            "--node-name=one",
+            "--node-name=two",
+            "--config",
+            config,
+            "--node-name",
+            "three",
+        ];
         assert_eq!(got, expected);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use agent::KubeletApi;
 use apiserver::{ApiServer, BoxFuture, NodeDialer, Stream, User};
 use bytes::Bytes;
-use client::{Body, Transport};
+use client::{Body, Tasks, Transport};
 
 /// Bytes that may wait between the API server and the kubelet on one stream.
 const STREAM_BYTES: usize = 64 * 1024;
@@ -26,8 +26,13 @@ impl InProcess {
 }
 
 impl Transport for InProcess {
-    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'_, client::Result<http::Response<Body>>> {
-        Box::pin(async move { Ok(self.api.handle(self.user.clone(), request.map(client::full)).await) })
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'_, client::Result<http::Response<Body>>> {
+        Box::pin(
+            async move { Ok(self.api.handle(self.user.clone(), request.map(client::full)).await) },
+        )
     }
 }
 
@@ -35,6 +40,7 @@ impl Transport for InProcess {
 #[derive(Default)]
 pub(crate) struct Dialer {
     nodes: Mutex<BTreeMap<String, KubeletApi>>,
+    streams: Tasks,
 }
 
 impl Dialer {
@@ -45,11 +51,13 @@ impl Dialer {
     fn connect(&self, node: &str) -> io::Result<Box<dyn Stream>> {
         let kubelet = self.nodes.lock().unwrap_or_else(|p| p.into_inner()).get(node).cloned();
         let Some(kubelet) = kubelet else {
-            return Err(io::Error::new(io::ErrorKind::NotConnected, format!("node {node:?} is not connected")));
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                format!("node {node:?} is not connected"),
+            ));
         };
         let (near, far) = tokio::io::duplex(STREAM_BYTES);
-        // The task ends with the stream, whose other end the API server holds and drops.
-        drop(tokio::spawn(async move { kubelet.serve_stream(far).await }));
+        self.streams.spawn(async move { kubelet.serve_stream(far).await });
         Ok(Box::new(near))
     }
 }

@@ -5,9 +5,9 @@ mod cli;
 mod config;
 mod link;
 mod log;
+mod node;
 mod pod_network;
 mod ranges;
-mod node;
 mod server;
 
 use std::process::ExitCode;
@@ -33,7 +33,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
-    let args = config::with_file(std::env::args_os().collect(), std::env::var_os("COPEPOD_CONFIG_FILE"))?;
+    let args =
+        config::with_file(std::env::args_os().collect(), std::env::var_os("COPEPOD_CONFIG_FILE"))?;
     match Cli::parse_from(args).command {
         Command::Server(flags) => {
             log::start(flags.debug);

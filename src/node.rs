@@ -34,8 +34,10 @@ pub(crate) async fn start(settings: &Settings, client: Client) -> Result<Agent> 
     };
     let exe = std::env::current_exe().context("finding this program's file")?;
     let program = runtime::client::Program::copepod(&exe);
-    let runtime = runtime::client::spawn(&program, &config).await.context("starting the runtime process")?;
-    let images = Arc::new(ImageStore::open(&folder.join("image-store")).context("opening the image store")?);
+    let runtime =
+        runtime::client::spawn(&program, &config).await.context("starting the runtime process")?;
+    let images =
+        Arc::new(ImageStore::open(&folder.join("image-store")).context("opening the image store")?);
     import(&images, &folder.join("images")).await;
     let network = pod_network(settings, &runtime, &folder.join("network")).await?;
     let config = agent::Config {
@@ -86,7 +88,8 @@ async fn import(images: &ImageStore, folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
     };
-    let mut archives: Vec<_> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+    let mut archives: Vec<_> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
     archives.sort();
     for archive in archives {
         match images.import(&archive).await {
@@ -103,8 +106,10 @@ fn pull_options(registries: &Path) -> Result<PullOptions> {
     if !registries.exists() {
         return Ok(PullOptions::default());
     }
-    let text = std::fs::read_to_string(registries).with_context(|| format!("reading {}", registries.display()))?;
-    let registries = Registries::parse(&text).with_context(|| format!("in {}", registries.display()))?;
+    let text = std::fs::read_to_string(registries)
+        .with_context(|| format!("reading {}", registries.display()))?;
+    let registries =
+        Registries::parse(&text).with_context(|| format!("in {}", registries.display()))?;
     Ok(PullOptions { registries: Arc::new(registries), ..Default::default() })
 }
 
@@ -116,14 +121,19 @@ fn registration(settings: &Settings) -> Result<Registration> {
         };
         labels.insert(key.to_owned(), value.to_owned());
     }
-    let taints = settings.flags.node.node_taint.iter().map(|text| taint(text)).collect::<Result<_>>()?;
+    let taints =
+        settings.flags.node.node_taint.iter().map(|text| taint(text)).collect::<Result<_>>()?;
     Ok(Registration { labels, taints, server: true, ..Default::default() })
 }
 
 fn taint(text: &str) -> Result<Taint> {
-    let parsed = text.rsplit_once(':').filter(|(_, effect)| ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(effect));
+    let parsed = text
+        .rsplit_once(':')
+        .filter(|(_, effect)| ["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(effect));
     let Some((key_value, effect)) = parsed else {
-        bail!("--node-taint: expected key=value:effect with effect NoSchedule, PreferNoSchedule or NoExecute, not {text:?}");
+        bail!(
+            "--node-taint: expected key=value:effect with effect NoSchedule, PreferNoSchedule or NoExecute, not {text:?}"
+        );
     };
     let (key, value) = match key_value.split_once('=') {
         Some((key, value)) => (key, Some(value.to_owned())),
@@ -139,7 +149,10 @@ mod tests {
     #[test]
     fn taints() {
         let got = taint("a=b:NoSchedule").unwrap();
-        assert_eq!((got.key.as_str(), got.value.as_deref(), got.effect.as_str()), ("a", Some("b"), "NoSchedule"));
+        assert_eq!(
+            (got.key.as_str(), got.value.as_deref(), got.effect.as_str()),
+            ("a", Some("b"), "NoSchedule")
+        );
         assert_eq!(taint("a:NoExecute").unwrap().value, None);
         for bad in ["", "a=b", "a=b:Never"] {
             assert!(taint(bad).unwrap_err().to_string().starts_with("--node-taint"));

@@ -16,7 +16,11 @@ pub(crate) struct ClusterNetwork {
 }
 
 impl ClusterNetwork {
-    pub(crate) fn resolve(cluster_cidr: &str, service_cidr: &str, dns: Option<IpAddr>) -> Result<ClusterNetwork> {
+    pub(crate) fn resolve(
+        cluster_cidr: &str,
+        service_cidr: &str,
+        dns: Option<IpAddr>,
+    ) -> Result<ClusterNetwork> {
         range("--cluster-cidr", cluster_cidr, 24)?;
         let services = range("--service-cidr", service_cidr, 28)?;
         let host = |n: u32| IpAddr::V4(Ipv4Addr::from(u32::from(services) + n));
@@ -26,13 +30,17 @@ impl ClusterNetwork {
 
 /// The first address of an IPv4 range no longer than `prefix_max`.
 fn range(flag: &str, text: &str, prefix_max: u8) -> Result<Ipv4Addr> {
-    let parsed = text.split_once('/').and_then(|(a, p)| Some((a.parse::<Ipv4Addr>().ok()?, p.parse::<u8>().ok()?)));
+    let parsed = text
+        .split_once('/')
+        .and_then(|(a, p)| Some((a.parse::<Ipv4Addr>().ok()?, p.parse::<u8>().ok()?)));
     match parsed {
         Some((address, prefix)) if (8..=prefix_max).contains(&prefix) => {
             let mask = u32::MAX << (32 - u32::from(prefix));
             Ok(Ipv4Addr::from(u32::from(address) & mask))
         }
-        _ => bail!("{flag}: expected an IPv4 range such as 10.42.0.0/16, of 8 to {prefix_max} bits, not {text:?}"),
+        _ => bail!(
+            "{flag}: expected an IPv4 range such as 10.42.0.0/16, of 8 to {prefix_max} bits, not {text:?}"
+        ),
     }
 }
 

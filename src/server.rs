@@ -15,8 +15,8 @@ use tracing::{error, info, warn};
 
 use crate::cli;
 use crate::link::{Dialer, InProcess};
-use crate::ranges::ClusterNetwork;
 use crate::node;
+use crate::ranges::ClusterNetwork;
 
 /// Threads that serve requests; more would only cost memory on the boards this is for.
 const WORKERS_MAX: usize = 4;
@@ -37,7 +37,8 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn resolve(flags: cli::Server) -> Result<Settings> {
-        let network = ClusterNetwork::resolve(&flags.cluster_cidr, &flags.service_cidr, flags.cluster_dns)?;
+        let network =
+            ClusterNetwork::resolve(&flags.cluster_cidr, &flags.service_cidr, flags.cluster_dns)?;
         let node_name = match &flags.node.node_name {
             Some(name) => name.clone(),
             None => host_name()?,
@@ -45,7 +46,8 @@ impl Settings {
         if let Some(why) = api::names::dns1123_subdomain(&node_name).first() {
             bail!("--node-name: {node_name:?} cannot name a node: {why}");
         }
-        let node_ip = flags.node.node_ip.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        let node_ip =
+            flags.node.node_ip.or_else(default_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
         Ok(Settings { flags, network, node_name, node_ip })
     }
 
@@ -53,7 +55,8 @@ impl Settings {
         match (&self.flags.token, &self.flags.token_file) {
             (Some(token), _) => Ok(Some(token.clone())),
             (None, Some(file)) => {
-                let text = std::fs::read_to_string(file).with_context(|| format!("--token-file {}", file.display()))?;
+                let text = std::fs::read_to_string(file)
+                    .with_context(|| format!("--token-file {}", file.display()))?;
                 Ok(Some(text.trim().to_owned()))
             }
             (None, None) => Ok(None),
@@ -62,7 +65,8 @@ impl Settings {
 }
 
 fn host_name() -> Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the host name")?;
+    let name =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the host name")?;
     Ok(name.trim().to_lowercase())
 }
 
@@ -94,8 +98,13 @@ async fn serve(settings: Settings) -> Result<()> {
 
     let pki = credentials(&settings, &server.join("tls"))?;
     let token = settings.token()?;
-    pki::ensure_token(&server.join("token"), pki.server_authority.certificate_pem(), "server", token.as_deref())
-        .context("the join token")?;
+    pki::ensure_token(
+        &server.join("token"),
+        pki.server_authority.certificate_pem(),
+        "server",
+        token.as_deref(),
+    )
+    .context("the join token")?;
     let store = store::Store::open(store::Options {
         path: Some(server.join("db/state.db")),
         durability: apiserver::durability,
@@ -105,7 +114,9 @@ async fn serve(settings: Settings) -> Result<()> {
     let dialer = Arc::new(Dialer::default());
     let api = ApiServer::new(api_config(&settings, &pki, store.clone(), dialer.clone())).await?;
     let listen = SocketAddr::new(settings.flags.bind_address, settings.flags.https_listen_port);
-    let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
+    let listener = tokio::net::TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("listening on {listen}"))?;
     let tls = pki::server_config(&pki.server, pki.client_authority.certificate_pem())?;
     write_kubeconfig(&settings, &pki)?;
 
@@ -121,19 +132,7 @@ async fn serve(settings: Settings) -> Result<()> {
     parts.add("scheduler", scheduler::run_with(scheduler, inputs, stopped.clone()));
     info!(address = %listen, elapsed = ?begin.elapsed(), "API server is ready");
 
-    let agent = if settings.flags.disable_agent {
-        None
-    } else {
-        let user = format!("system:node:{}", settings.node_name);
-        let client = client_as(&api, &user, &["system:nodes"]);
-        let agent = node::start(&settings, client.clone()).await?;
-        match node::cluster_dns(&settings).await {
-            Ok(dns) => parts.add("cluster DNS", dns.run(client, stopped.clone())),
-            Err(error) => warn!("no cluster DNS on this node: {error:#}"),
-        }
-        dialer.set(&settings.node_name, agent.kubelet());
-        Some(agent)
-    };
+    let agent = start_node(&settings, &api, &dialer, &mut parts, &stopped).await?;
     info!(elapsed = ?begin.elapsed(), node = %settings.node_name, "copepod is up");
 
     let ended = tokio::select! {
@@ -154,6 +153,28 @@ async fn serve(settings: Settings) -> Result<()> {
     }
 }
 
+/// Starts the node agent and what else every node runs, unless the flags say there is none.
+async fn start_node(
+    settings: &Settings,
+    api: &Arc<ApiServer>,
+    dialer: &Dialer,
+    parts: &mut Parts,
+    stopped: &watch::Receiver<bool>,
+) -> Result<Option<agent::Agent>> {
+    if settings.flags.disable_agent {
+        return Ok(None);
+    }
+    let user = format!("system:node:{}", settings.node_name);
+    let client = client_as(api, &user, &["system:nodes"]);
+    let agent = node::start(settings, client.clone()).await?;
+    match node::cluster_dns(settings).await {
+        Ok(dns) => parts.add("cluster DNS", dns.run(client, stopped.clone())),
+        Err(error) => warn!("no cluster DNS on this node: {error:#}"),
+    }
+    dialer.set(&settings.node_name, agent.kubelet());
+    Ok(Some(agent))
+}
+
 fn credentials(settings: &Settings, folder: &Path) -> Result<pki::ServerPki> {
     let flags = &settings.flags;
     let ips = [Some(settings.node_ip), flags.advertise_address, Some(flags.bind_address)];
@@ -165,7 +186,8 @@ fn credentials(settings: &Settings, folder: &Path) -> Result<pki::ServerPki> {
         extra: flags.tls_san.clone(),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    pki::ensure(folder, &names, i64::try_from(now).unwrap_or(i64::MAX)).context("preparing certificates")
+    pki::ensure(folder, &names, i64::try_from(now).unwrap_or(i64::MAX))
+        .context("preparing certificates")
 }
 
 fn api_config(
@@ -220,7 +242,11 @@ struct Parts {
 }
 
 impl Parts {
-    fn add<T: Send + 'static>(&mut self, name: &'static str, part: impl Future<Output = T> + Send + 'static) {
+    fn add<T: Send + 'static>(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = T> + Send + 'static,
+    ) {
         self.set.spawn(async move {
             part.await;
             name
@@ -252,7 +278,10 @@ impl Signals {
     fn new() -> Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
         let handler = |kind| signal(kind).context("installing a signal handler");
-        Ok(Signals { terminate: handler(SignalKind::terminate())?, interrupt: handler(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: handler(SignalKind::terminate())?,
+            interrupt: handler(SignalKind::interrupt())?,
+        })
     }
 
     async fn wait(mut self) -> &'static str {

@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
-use testkit::NAMES;
 use testkit::Machine;
+use testkit::NAMES;
 
 fn pod(name: &str, extra: &str, command: &str) -> String {
     format!(
@@ -37,13 +37,17 @@ fn deployment_from_creation_to_deletion() {
 
     m.ok(&["set", "image", "deployment/web", &format!("busybox={}", NAMES[1])]);
     m.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
-    let image = ["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.containers[0].image}"];
+    let image =
+        ["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.containers[0].image}"];
     m.wait("only pods of the new image", |m| m.ok(&image).split(' ').all(|i| i == NAMES[1]));
     m.ok(&["rollout", "undo", "deployment/web"]);
     m.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     m.wait("only pods of the old image", |m| m.ok(&image).split(' ').all(|i| i == NAMES[0]));
     let history = m.ok(&["rollout", "history", "deployment/web"]);
-    assert!(history.contains("2") && history.contains("3") && !history.contains("\n1 "), "{history}");
+    assert!(
+        history.contains("2") && history.contains("3") && !history.contains("\n1 "),
+        "{history}"
+    );
 
     m.ok(&["delete", "deployment", "web", "--timeout=60s"]);
     m.wait("nothing is left of the deployment", |m| {
@@ -54,10 +58,18 @@ fn deployment_from_creation_to_deletion() {
 #[test]
 fn logs_follow_tail_previous() {
     let m = Machine::ready();
-    m.apply(&pod("talker", "", "i=0; while true; do i=$((i+1)); echo line $i; usleep 100000; done")).expect("apply");
+    m.apply(&pod(
+        "talker",
+        "",
+        "i=0; while true; do i=$((i+1)); echo line $i; usleep 100000; done",
+    ))
+    .expect("apply");
     wait_phase(&m, "talker", "Running");
-    let mut follow =
-        m.kubectl_command(&["logs", "-f", "talker"]).stdout(Stdio::piped()).spawn().expect("kubectl");
+    let mut follow = m
+        .kubectl_command(&["logs", "-f", "talker"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("kubectl");
     let lines = BufReader::new(follow.stdout.take().expect("piped")).lines();
     let seen: Vec<String> = lines.take(15).map(|l| l.expect("a line")).collect();
     follow.kill().expect("kill");
@@ -68,15 +80,25 @@ fn logs_follow_tail_previous() {
     wait_phase(&m, "ten", "Succeeded");
     assert_eq!(m.ok(&["logs", "ten", "--tail=3"]), "8\n9\n10\n");
     let stamped = m.ok(&["logs", "talker", "--tail=1", "--timestamps"]);
-    assert!(stamped.split(' ').next().is_some_and(|t| t.ends_with('Z') && t.contains('T')), "{stamped}");
+    assert!(
+        stamped.split(' ').next().is_some_and(|t| t.ends_with('Z') && t.contains('T')),
+        "{stamped}"
+    );
     assert!(m.ok(&["logs", "talker", "--since=1s"]).lines().count() < 25);
 
     m.apply(&pod("once", "", "echo attempt; exit 3")).expect("apply");
     m.wait("a second attempt", |m| {
-        m.ok(&["get", "pod", "once", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]) != "0"
+        m.ok(&["get", "pod", "once", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"])
+            != "0"
     });
     assert_eq!(m.ok(&["logs", "once", "--previous"]), "attempt\n");
-    let last = m.ok(&["get", "pod", "once", "-o", "jsonpath={.status.containerStatuses[0].lastState.terminated}"]);
+    let last = m.ok(&[
+        "get",
+        "pod",
+        "once",
+        "-o",
+        "jsonpath={.status.containerStatuses[0].lastState.terminated}",
+    ]);
     assert!(last.contains("\"exitCode\":3") && last.contains("\"reason\":\"Error\""), "{last}");
     let missing = m.refused(&["logs", "once", "-c", "nobody"]);
     assert!(missing.contains("container nobody is not valid for pod once"), "{missing}");
@@ -97,7 +119,8 @@ fn exec_with_and_without_a_terminal() {
     let out = cat.wait_with_output().expect("kubectl");
     assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "300000");
 
-    let kubectl = m.kubectl_command(&["exec", "-it", "box", "--", "sh", "-c", "tty; stty size; exit 5"]);
+    let kubectl =
+        m.kubectl_command(&["exec", "-it", "box", "--", "sh", "-c", "tty; stty size; exit 5"]);
     let line: Vec<String> = std::iter::once(kubectl.get_program())
         .chain(kubectl.get_args())
         .map(|a| format!("'{}'", a.to_string_lossy()))
@@ -109,7 +132,10 @@ fn exec_with_and_without_a_terminal() {
         .output()
         .expect("script, from bsdutils");
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.contains("/dev/pts/") && out.contains("33 101") && out.contains("status 5"), "{out}");
+    assert!(
+        out.contains("/dev/pts/") && out.contains("33 101") && out.contains("status 5"),
+        "{out}"
+    );
 }
 
 #[test]
@@ -172,21 +198,32 @@ spec:
 #[test]
 fn failures_are_reported_as_upstream_reports_them() {
     let m = Machine::ready();
-    m.apply(&pod("eater", "  restartPolicy: Never\n", "tail /dev/zero").replace(
-        "    command:",
-        "    resources: {limits: {memory: 16Mi}}\n    command:",
-    ))
+    m.apply(
+        &pod("eater", "  restartPolicy: Never\n", "tail /dev/zero")
+            .replace("    command:", "    resources: {limits: {memory: 16Mi}}\n    command:"),
+    )
     .expect("apply");
     m.apply(&pod("absent", "", "true").replace(NAMES[0], "localhost:9/none:1")).expect("apply");
-    m.apply(&pod("never", "", "true").replace("    command:", "    imagePullPolicy: Never\n    command:").replace(NAMES[0], "none:1"))
-        .expect("apply");
-    m.apply(&pod("wrong", "  restartPolicy: Never\n", "true").replace("[sh, -c,", "[/no/such/file,")).expect("apply");
-    m.apply(&pod("huge", "", "true").replace("    command:", "    resources: {requests: {cpu: \"500\"}}\n    command:"))
-        .expect("apply");
+    m.apply(
+        &pod("never", "", "true")
+            .replace("    command:", "    imagePullPolicy: Never\n    command:")
+            .replace(NAMES[0], "none:1"),
+    )
+    .expect("apply");
+    m.apply(
+        &pod("wrong", "  restartPolicy: Never\n", "true").replace("[sh, -c,", "[/no/such/file,"),
+    )
+    .expect("apply");
+    m.apply(
+        &pod("huge", "", "true")
+            .replace("    command:", "    resources: {requests: {cpu: \"500\"}}\n    command:"),
+    )
+    .expect("apply");
     m.apply(&pod("elsewhere", "  nodeSelector: {disk: ssd}\n", "true")).expect("apply");
     let reason = |pod: &str, path: &str, expected: &str| {
         m.wait(&format!("pod {pod}: {expected}"), |m| {
-            m.ok(&["get", "pod", pod, "-o", &format!("jsonpath={{.status.{path}}}")]).contains(expected)
+            m.ok(&["get", "pod", pod, "-o", &format!("jsonpath={{.status.{path}}}")])
+                .contains(expected)
         });
     };
     reason("eater", "containerStatuses[0].state.terminated.reason", "OOMKilled");
@@ -194,7 +231,11 @@ fn failures_are_reported_as_upstream_reports_them() {
     reason("never", "containerStatuses[0].state.waiting.reason", "ErrImageNeverPull");
     reason("wrong", "containerStatuses[0].state.terminated.reason", "StartError");
     reason("wrong", "containerStatuses[0].state.terminated.exitCode", "128");
-    reason("huge", "conditions[?(@.type==\"PodScheduled\")].message", "0/1 nodes are available: 1 Insufficient cpu.");
+    reason(
+        "huge",
+        "conditions[?(@.type==\"PodScheduled\")].message",
+        "0/1 nodes are available: 1 Insufficient cpu.",
+    );
     reason(
         "elsewhere",
         "conditions[?(@.type==\"PodScheduled\")].message",
@@ -205,21 +246,30 @@ fn failures_are_reported_as_upstream_reports_them() {
         m.ok(&["get", "pod", "elsewhere", "-o", "jsonpath={.spec.nodeName}"]) == "board-1"
     });
     let table = m.ok(&["get", "pods"]);
-    assert!(table.starts_with("NAME ") && table.contains("OOMKilled") && table.contains("Pending"), "{table}");
+    assert!(
+        table.starts_with("NAME ") && table.contains("OOMKilled") && table.contains("Pending"),
+        "{table}"
+    );
 }
 
 #[test]
 fn pods_have_addresses_and_reach_each_other() {
     let m = Machine::ready();
-    m.apply(&pod("one", "", "mkdir /www; echo page > /www/index.html; httpd -f -p 8080 -h /www")).expect("apply");
+    m.apply(&pod("one", "", "mkdir /www; echo page > /www/index.html; httpd -f -p 8080 -h /www"))
+        .expect("apply");
     wait_phase(&m, "one", "Running");
     let address = m.ok(&["get", "pod", "one", "-o", "jsonpath={.status.podIP}"]);
     assert!(address.starts_with("10.42."), "{address}");
-    m.apply(&pod("two", "  restartPolicy: Never\n", &format!("until wget -qO- http://{address}:8080/; do usleep 100000; done")))
-        .expect("apply");
+    m.apply(&pod(
+        "two",
+        "  restartPolicy: Never\n",
+        &format!("until wget -qO- http://{address}:8080/; do usleep 100000; done"),
+    ))
+    .expect("apply");
     wait_phase(&m, "two", "Succeeded");
     assert_eq!(m.ok(&["logs", "two"]), "page\n");
-    m.apply(&pod("three", "  restartPolicy: Never\n  hostNetwork: true\n", "ip -4 addr show eth0")).expect("apply");
+    m.apply(&pod("three", "  restartPolicy: Never\n  hostNetwork: true\n", "ip -4 addr show eth0"))
+        .expect("apply");
     wait_phase(&m, "three", "Succeeded");
     assert!(m.ok(&["logs", "three"]).contains("192.168.77.2"));
 }
@@ -228,7 +278,9 @@ fn pods_have_addresses_and_reach_each_other() {
 fn deletion_waits_for_the_grace_period_and_namespaces_empty_themselves() {
     let m = Machine::ready();
     m.ok(&["create", "namespace", "shop"]);
-    let polite = pod("polite", "", "trap 'echo bye; exit 0' TERM; while true; do usleep 50000; done").replace("Seconds: 1", "Seconds: 60");
+    let polite =
+        pod("polite", "", "trap 'echo bye; exit 0' TERM; while true; do usleep 50000; done")
+            .replace("Seconds: 1", "Seconds: 60");
     let manifest = polite.replace("name: polite", "name: polite\n  namespace: shop");
     m.apply(&manifest).expect("apply");
     m.ok(&["-n", "shop", "wait", "--for=condition=Ready", "pod/polite", "--timeout=60s"]);

@@ -1,13 +1,29 @@
 //! Nothing acknowledged is lost, and containers outlive the agent.
 
-use testkit::NAMES;
 use testkit::Machine;
+use testkit::NAMES;
 
 fn start_talker(m: &Machine) -> String {
-    m.ok(&["create", "deployment", "talker", "--image", NAMES[0], "--", "sh", "-c",
-        "trap exit TERM; i=0; while true; do i=$((i+1)); echo line $i; usleep 50000; done"]);
+    m.ok(&[
+        "create",
+        "deployment",
+        "talker",
+        "--image",
+        NAMES[0],
+        "--",
+        "sh",
+        "-c",
+        "trap exit TERM; i=0; while true; do i=$((i+1)); echo line $i; usleep 50000; done",
+    ]);
     m.ok(&["rollout", "status", "deployment/talker", "--timeout=60s"]);
-    m.ok(&["get", "pods", "-l", "app=talker", "-o", "jsonpath={.items[0].status.containerStatuses[0].containerID}"])
+    m.ok(&[
+        "get",
+        "pods",
+        "-l",
+        "app=talker",
+        "-o",
+        "jsonpath={.items[0].status.containerStatuses[0].containerID}",
+    ])
 }
 
 fn container_id_and_restarts(m: &Machine) -> String {
@@ -20,12 +36,19 @@ fn killed_server_comes_back_with_its_state_and_containers_run_on() {
     let mut m = Machine::ready();
     let container = start_talker(&m);
     m.ok(&["create", "configmap", "kept", "--from-literal=a=b"]);
-    let revision = m.ok(&["get", "configmap", "kept", "-o", "jsonpath={.metadata.resourceVersion}"]);
+    let revision =
+        m.ok(&["get", "configmap", "kept", "-o", "jsonpath={.metadata.resourceVersion}"]);
     m.stop("-KILL");
-    assert!(m.container_processes().iter().any(|line| line.contains("line $i")), "the container runs on without the agent");
+    assert!(
+        m.container_processes().iter().any(|line| line.contains("line $i")),
+        "the container runs on without the agent"
+    );
     m.start(&[]);
     m.wait_node_ready();
-    assert_eq!(m.ok(&["get", "configmap", "kept", "-o", "jsonpath={.metadata.resourceVersion}"]), revision);
+    assert_eq!(
+        m.ok(&["get", "configmap", "kept", "-o", "jsonpath={.metadata.resourceVersion}"]),
+        revision
+    );
     assert_eq!(container_id_and_restarts(&m), format!("{container}/0"));
     let pod = m.ok(&["get", "pods", "-l", "app=talker", "-o", "name"]);
     let log = m.ok(&["logs", pod.trim()]);
@@ -38,7 +61,9 @@ fn killed_server_comes_back_with_its_state_and_containers_run_on() {
     assert!(after.parse::<u64>().expect("number") > revision.parse::<u64>().expect("number"));
     assert_eq!(m.ok(&["exec", pod.trim(), "--", "echo", "still"]), "still\n");
     m.ok(&["delete", "deployment", "talker", "--timeout=60s"]);
-    m.wait("the adopted container is gone", |m| !m.container_processes().iter().any(|line| line.contains("line $i")));
+    m.wait("the adopted container is gone", |m| {
+        !m.container_processes().iter().any(|line| line.contains("line $i"))
+    });
 }
 
 #[test]
@@ -56,13 +81,26 @@ fn sigterm_is_a_clean_stop() {
 fn files_are_private_and_the_kubeconfig_is_the_administrators() {
     use std::os::unix::fs::PermissionsExt;
     let m = Machine::ready();
-    let mode = |path: std::path::PathBuf| std::fs::metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).permissions().mode() & 0o777;
+    let mode = |path: std::path::PathBuf| {
+        std::fs::metadata(&path)
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+            .permissions()
+            .mode()
+            & 0o777
+    };
     assert_eq!(mode(m.path("kubeconfig")), 0o600);
     assert_eq!(mode(m.path("data/server/token")), 0o600);
-    let keys: Vec<_> = std::fs::read_dir(m.path("data/server/tls")).expect("tls").flatten().map(|e| e.path()).collect();
+    let keys: Vec<_> = std::fs::read_dir(m.path("data/server/tls"))
+        .expect("tls")
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     assert!(keys.len() > 4);
     for key in keys.into_iter().filter(|k| k.extension().is_some_and(|e| e == "key")) {
         assert_eq!(mode(key.clone()), 0o600, "{}", key.display());
     }
-    assert!(m.ok(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.groups}"]).contains("system:masters"));
+    assert!(
+        m.ok(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.groups}"])
+            .contains("system:masters")
+    );
 }

@@ -47,13 +47,15 @@ fn sources() -> Vec<(String, String)> {
     let mut files = Vec::new();
     rust_files(&root().join("src"), &mut files);
     rust_files(&root().join("tests"), &mut files);
-    let name = |path: &Path| path.strip_prefix(root()).expect("below the root").display().to_string();
+    let name =
+        |path: &Path| path.strip_prefix(root()).expect("below the root").display().to_string();
     files.into_iter().map(|p| (name(&p), fs::read_to_string(&p).expect("source"))).collect()
 }
 
 /// Names of our crates in the `[dependencies]` of a manifest.
 fn dependencies(manifest: &str) -> Vec<&str> {
-    let section = manifest.split("[dependencies]").nth(1).unwrap_or("").split("\n[").next().unwrap_or("");
+    let section =
+        manifest.split("[dependencies]").nth(1).unwrap_or("").split("\n[").next().unwrap_or("");
     section
         .lines()
         .filter_map(|line| line.split(['.', ' ', '=']).next())
@@ -64,7 +66,9 @@ fn dependencies(manifest: &str) -> Vec<&str> {
 #[test]
 fn crates_depend_only_downwards() {
     let mut found = Vec::new();
-    for entry in fs::read_dir(root().join("src")).expect("src").flatten().filter(|e| e.path().is_dir()) {
+    for entry in
+        fs::read_dir(root().join("src")).expect("src").flatten().filter(|e| e.path().is_dir())
+    {
         let name = entry.file_name().into_string().expect("name");
         let manifest = fs::read_to_string(entry.path().join("Cargo.toml")).expect("manifest");
         let Some((_, allowed)) = EDGES.iter().find(|(n, _)| *n == name) else {
@@ -76,7 +80,10 @@ fn crates_depend_only_downwards() {
         found.push(name);
     }
     for (name, _) in EDGES {
-        assert!(found.iter().any(|f| f == name), "the table of edges names {name}, which is no crate");
+        assert!(
+            found.iter().any(|f| f == name),
+            "the table of edges names {name}, which is no crate"
+        );
     }
 }
 
@@ -87,7 +94,10 @@ fn files_are_documented_and_of_one_subject() {
         assert!(lines <= FILE_LINES_MAX, "{name} has {lines} lines, more than {FILE_LINES_MAX}");
         let docs = text.lines().filter(|l| l.starts_with("//!")).count();
         let wanted = if name.ends_with("/lib.rs") { 3 } else { 1 };
-        assert!(docs >= wanted, "{name} opens with {docs} lines of module documentation, {wanted} are wanted");
+        assert!(
+            docs >= wanted,
+            "{name} opens with {docs} lines of module documentation, {wanted} are wanted"
+        );
         let path = Path::new(&name);
         for part in path.with_extension("").components() {
             let part = part.as_os_str().to_str().expect("name");

@@ -37,14 +37,24 @@ impl Figures {
         self.server_and_runtime += pss as f64;
         if process.starts_with("runtime") {
             let total = mib(std::mem::take(&mut self.server_and_runtime));
-            self.row(format!("PSS of server, agent and runtime, {when}"), total, "64 MiB", "40 MiB with 10 pods");
+            self.row(
+                format!("PSS of server, agent and runtime, {when}"),
+                total,
+                "64 MiB",
+                "40 MiB with 10 pods",
+            );
         }
     }
 
     pub(crate) fn idle(&mut self, time: Duration, written: f64, cpu_seconds: f64) {
         let minutes = time.as_secs_f64() / 60.0;
         let per_day = written * 1440.0 / minutes;
-        self.row(format!("written in {minutes} idle minutes"), format!("{} ({} a day)", mib(written), mib(per_day)), "1 MiB in 10 minutes", "1 MiB a day");
+        self.row(
+            format!("written in {minutes} idle minutes"),
+            format!("{} ({} a day)", mib(written), mib(per_day)),
+            "1 MiB in 10 minutes",
+            "1 MiB a day",
+        );
         let share = 100.0 * cpu_seconds / time.as_secs_f64();
         self.row("idle CPU, of one core", format!("{share:.2} %"), "-", "0.2 %");
     }
@@ -64,7 +74,12 @@ impl Figures {
     }
 
     pub(crate) fn pod_ready(&mut self, milliseconds: &[f64]) {
-        self.row("pod created to Ready, image present", spread(milliseconds), "p50 200 ms", "p50 60 ms");
+        self.row(
+            "pod created to Ready, image present",
+            spread(milliseconds),
+            "p50 200 ms",
+            "p50 60 ms",
+        );
     }
 }
 
@@ -88,8 +103,16 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        writeln!(f, "# Figures\n\nWritten by `make bench`; not edited by hand. Measured on a {} machine with {cores} cores and Linux {}.\n", std::env::consts::ARCH, kernel.trim())?;
-        writeln!(f, "Load comes from another process on the same machine over TLS. Bounds are what the project holds now, aims what it works towards.\n")?;
+        writeln!(
+            f,
+            "# Figures\n\nWritten by `make bench`; not edited by hand. Measured on a {} machine with {cores} cores and Linux {}.\n",
+            std::env::consts::ARCH,
+            kernel.trim()
+        )?;
+        writeln!(
+            f,
+            "Load comes from another process on the same machine over TLS. Bounds are what the project holds now, aims what it works towards.\n"
+        )?;
         writeln!(f, "| what | figure | bound | aim |\n|---|---|---|---|")?;
         for [what, figure, bound, aim] in &self.rows {
             writeln!(f, "| {what} | {figure} | {bound} | {aim} |")?;

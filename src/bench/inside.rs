@@ -32,11 +32,21 @@ enum Part {
     /// Waits until the node is Ready
     Ready,
     /// Prints requests per second
-    Load { operation: String, #[arg(long)] clients: usize },
+    Load {
+        operation: String,
+        #[arg(long)]
+        clients: usize,
+    },
     /// Prints for each of some pods the milliseconds from creation to Ready
-    Pods { #[arg(long)] count: usize },
+    Pods {
+        #[arg(long)]
+        count: usize,
+    },
     /// Leaves some pods running
-    Hold { #[arg(long)] count: usize },
+    Hold {
+        #[arg(long)]
+        count: usize,
+    },
 }
 
 pub(crate) fn run(flags: Flags) -> Result<()> {
@@ -53,17 +63,21 @@ pub(crate) fn run(flags: Flags) -> Result<()> {
 
 /// A client with a connection of its own, from the kubeconfig that the server wrote.
 fn connect(kubeconfig: &PathBuf) -> Result<Client> {
-    let text = std::fs::read_to_string(kubeconfig).with_context(|| kubeconfig.display().to_string())?;
+    let text =
+        std::fs::read_to_string(kubeconfig).with_context(|| kubeconfig.display().to_string())?;
     let value = |key: &str| {
         let found = text.lines().find_map(|l| l.trim().strip_prefix(key)?.strip_prefix(": "));
         found.with_context(|| format!("{}: no {key}", kubeconfig.display()))
     };
-    let decoded = |key: &str| Ok::<_, anyhow::Error>(base64::engine::general_purpose::STANDARD.decode(value(key)?)?);
+    let decoded = |key: &str| {
+        Ok::<_, anyhow::Error>(base64::engine::general_purpose::STANDARD.decode(value(key)?)?)
+    };
     let identity = Identity::Certificate {
         chain_pem: decoded("client-certificate-data")?,
         key_pem: decoded("client-key-data")?,
     };
-    let transport = TlsTransport::new(value("server")?, &decoded("certificate-authority-data")?, identity)?;
+    let transport =
+        TlsTransport::new(value("server")?, &decoded("certificate-authority-data")?, identity)?;
     Ok(Client::new(Arc::new(transport)))
 }
 
@@ -83,7 +97,11 @@ async fn ready(kubeconfig: &PathBuf) -> Result<()> {
         let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
         conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
     };
-    if nodes.until(PATIENCE, |cache, _| cache.list().iter().any(|n| is_ready(n))).await { Ok(()) } else { bail!("the node did not become Ready") }
+    if nodes.until(PATIENCE, |cache, _| cache.list().iter().any(|n| is_ready(n))).await {
+        Ok(())
+    } else {
+        bail!("the node did not become Ready")
+    }
 }
 
 async fn pause(end: Instant, what: &str) -> Result<()> {
@@ -104,7 +122,8 @@ async fn load(kubeconfig: &PathBuf, operation: &str, clients: usize) -> Result<(
     let (done, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..clients {
-        let (client, done, stop, operation) = (connect(kubeconfig)?, done.clone(), stop.clone(), operation.to_owned());
+        let (client, done, stop, operation) =
+            (connect(kubeconfig)?, done.clone(), stop.clone(), operation.to_owned());
         tasks.spawn(async move {
             let mut turn = 0u64;
             while !stop.load(Ordering::Relaxed) {
@@ -149,7 +168,9 @@ fn labelled(name: &str, label: &str) -> Bytes {
 async fn fill(client: &Client) -> Result<()> {
     for number in 0..LIST_LENGTH {
         // An earlier run with other clients has made them already.
-        drop(send(client, "POST", "", Some(labelled(&format!("bench-list-{number}"), "list"))).await);
+        drop(
+            send(client, "POST", "", Some(labelled(&format!("bench-list-{number}"), "list"))).await,
+        );
     }
     Ok(())
 }
@@ -164,13 +185,19 @@ async fn send(client: &Client, method: &str, path: &str, body: Option<Bytes>) ->
     let response = client.raw(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|e| anyhow::anyhow!(e))?.to_bytes();
-    if status.is_success() { Ok(()) } else { bail!("{method} {path}: {status}: {}", String::from_utf8_lossy(&body)) }
+    if status.is_success() {
+        Ok(())
+    } else {
+        bail!("{method} {path}: {status}: {}", String::from_utf8_lossy(&body))
+    }
 }
 
 fn pod(name: &str) -> Result<Pod> {
-    Ok(serde_json::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+    Ok(serde_json::from_value(
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
         "spec": {"terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "main", "image": testkit::NAMES[0], "command": ["sleep", "3600"]}]}}))?)
+            "containers": [{"name": "main", "image": testkit::NAMES[0], "command": ["sleep", "3600"]}]}}),
+    )?)
 }
 
 /// Creates a pod and returns the milliseconds until it is Ready.

@@ -64,7 +64,10 @@ fn measure(idle: Duration) -> Result<Figures> {
     eprintln!("bench: API");
     for operation in ["create", "get", "list"] {
         for clients in CLIENTS {
-            let rate = number(&inside(&machine, &["load", operation, "--clients", &clients.to_string()])?)?;
+            let rate = number(&inside(
+                &machine,
+                &["load", operation, "--clients", &clients.to_string()],
+            )?)?;
             figures.rate(operation, clients, rate);
         }
     }
@@ -82,7 +85,7 @@ fn measure(idle: Duration) -> Result<Figures> {
 fn start_to_ready(figures: &mut Figures) -> Result<()> {
     let mut times = Vec::new();
     for _ in 0..START_RUNS {
-        let mut machine = Machine::new();
+        let mut machine = Machine::bare();
         let begin = Instant::now();
         machine.spawn(&[]);
         inside(&machine, &["ready"])?;
@@ -101,7 +104,9 @@ fn idle_cost(machine: &Machine, figures: &mut Figures, idle: Duration) -> Result
     }
     std::thread::park_timeout(idle);
     let after = usages(machine)?;
-    let total = |usages: &[(String, Usage)], of: fn(&Usage) -> f64| usages.iter().map(|(_, u)| of(u)).sum::<f64>();
+    let total = |usages: &[(String, Usage)], of: fn(&Usage) -> f64| {
+        usages.iter().map(|(_, u)| of(u)).sum::<f64>()
+    };
     let written = total(&after, |u| u.written as f64) - total(&before, |u| u.written as f64);
     let cpu = total(&after, |u| u.cpu.as_secs_f64()) - total(&before, |u| u.cpu.as_secs_f64());
     figures.idle(idle, written, cpu);

@@ -27,7 +27,12 @@ impl Usage {
         let written = field(&read("io")?, "write_bytes:").context("write_bytes")?;
         let stat = read("stat")?;
         let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
+        let ticks: u64 = after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|t| t.parse::<u64>().ok())
+            .sum();
         Ok(Usage { pss, written, cpu: Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND) })
     }
 }

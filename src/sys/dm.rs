@@ -31,7 +31,12 @@ enum Command {
 ///
 /// `kind` and `parameters` are the target's name and its table text, as in a `dmsetup` table line.
 /// A device that could not be completed is removed again.
-pub fn create_readonly(name: &str, kind: &str, sectors: u64, parameters: &str) -> io::Result<PathBuf> {
+pub fn create_readonly(
+    name: &str,
+    kind: &str,
+    sectors: u64,
+    parameters: &str,
+) -> io::Result<PathBuf> {
     let control = OpenOptions::new().read(true).write(true).open(CONTROL)?;
     let mut buffer = request(name, &[])?;
     call(&control, Command::Create, &mut buffer)?;

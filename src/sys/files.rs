@@ -32,7 +32,10 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         Some(_) => Path::new("."),
         None => {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "path has no parent directory"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "path has no parent directory",
+            ));
         }
     };
     let (temporary, mut file) = create_temporary(path, dir, mode)?;

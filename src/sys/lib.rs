@@ -8,8 +8,8 @@
 // The one crate that may.
 #![allow(unsafe_code)]
 
-pub mod dm;
 pub mod device_filter;
+pub mod dm;
 pub mod fds;
 pub mod files;
 pub mod machine;

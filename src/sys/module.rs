@@ -11,7 +11,8 @@ pub fn load(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     let parameters: &CStr = c"";
     // SAFETY: the descriptor is open and the parameter text is a terminated string that outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
     if result == 0 {
         return Ok(());
     }

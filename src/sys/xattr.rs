@@ -11,7 +11,13 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 pub fn set<Fd: AsFd>(fd: Fd, name: &CStr, value: &[u8]) -> io::Result<()> {
     // SAFETY: name is NUL-terminated and value is valid for value.len() bytes for the length of the call.
     let result = unsafe {
-        libc::fsetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+        libc::fsetxattr(
+            fd.as_fd().as_raw_fd(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            0,
+        )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -21,7 +27,12 @@ pub fn get<Fd: AsFd>(fd: Fd, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     let mut value = vec![0; VALUE_BYTES_MAX];
     // SAFETY: name is NUL-terminated and value is writable for value.len() bytes for the length of the call.
     let result = unsafe {
-        libc::fgetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+        libc::fgetxattr(
+            fd.as_fd().as_raw_fd(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
     };
     match usize::try_from(result) {
         Ok(length) => {

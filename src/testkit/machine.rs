@@ -25,16 +25,27 @@ pub struct Machine {
 
 impl Machine {
     /// Makes the namespaces; the busybox image lies ready to be imported.
-    pub fn new() -> Machine {
+    pub fn bare() -> Machine {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let folder = tempfile::Builder::new().prefix("copepod-test-").tempdir().expect("temporary folder");
-        let cgroup = format!("copepod-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder =
+            tempfile::Builder::new().prefix("copepod-test-").tempdir().expect("temporary folder");
+        let cgroup =
+            format!("copepod-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let script = format!(
             "ip link set lo up && ip link add eth0 type veth peer name wire && ip link set wire up && ip addr add {ADDRESS}/24 dev eth0 && ip link set eth0 up \
              && ip route add default via 192.168.77.1 && hostname board-1 && echo up && exec sleep infinity"
         );
         let mut holder = Command::new("unshare")
-            .args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"])
+            .args([
+                "--mount",
+                "--net",
+                "--pid",
+                "--ipc",
+                "--uts",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+            ])
             .args(["--propagation", "private", "sh", "-c", &script])
             .stdout(Stdio::piped())
             .spawn()
@@ -43,7 +54,8 @@ impl Machine {
         let out = holder.stdout.take().expect("stdout is piped");
         BufReader::new(out).read_line(&mut line).expect("reading from unshare");
         assert_eq!(line.trim(), "up", "namespaces could not be made: these tests need root");
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", holder.id())).expect("children");
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", holder.id()))
+            .expect("children");
         let init = children.trim().parse().expect("one child");
         let images = folder.path().join("data/agent/images");
         fs::create_dir_all(&images).expect("image folder");
@@ -53,7 +65,7 @@ impl Machine {
 
     /// A machine with a server that is Ready and a node that is Ready.
     pub fn ready() -> Machine {
-        let mut machine = Machine::new();
+        let mut machine = Machine::bare();
         machine.start(&[]);
         machine.wait_node_ready();
         machine
@@ -72,7 +84,11 @@ impl Machine {
     /// Starts `copepod server` and does not wait.
     pub fn spawn(&mut self, flags: &[&str]) {
         assert!(self.server.is_none(), "the server is running");
-        let log = File::options().create(true).append(true).open(self.path("server.log")).expect("log file");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("server.log"))
+            .expect("log file");
         let mut command = self.enter(&["--mount", "--net", "--pid", "--ipc", "--uts"]);
         command
             .arg(binary())
@@ -93,31 +109,45 @@ impl Machine {
     pub fn stop(&mut self, signal: &str) -> std::process::ExitStatus {
         let mut server = self.server.take().expect("a running server");
         let pid = self.server_pid().expect("process of the server");
-        assert!(Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill").success());
+        assert!(
+            Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill").success()
+        );
         server.wait().expect("waiting for the server")
     }
 
     /// Process of the server as seen from outside its namespace: the child of nsenter.
     pub fn server_pid(&self) -> Option<u32> {
-        self.processes().into_iter().find(|(_, line)| line.contains("\0server\0")).map(|(pid, _)| pid)
+        self.processes()
+            .into_iter()
+            .find(|(_, line)| line.contains("\0server\0"))
+            .map(|(pid, _)| pid)
     }
 
     /// Process and command line of everything in this machine's process namespace.
     pub fn processes(&self) -> Vec<(u32, String)> {
         let namespace = fs::read_link(format!("/proc/{}/ns/pid", self.init)).expect("namespace");
-        let pids = fs::read_dir("/proc").expect("/proc").filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
-        pids.filter(|pid: &u32| fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|n| n == namespace))
-            .filter_map(|pid| Some((pid, fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?)))
-            .collect()
+        let pids = fs::read_dir("/proc")
+            .expect("/proc")
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(|pid: &u32| {
+            fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|n| n == namespace)
+        })
+        .filter_map(|pid| Some((pid, fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?)))
+        .collect()
     }
 
     /// Command lines of the containers' processes, which have process namespaces of their own.
     pub fn container_processes(&self) -> Vec<String> {
-        let pids = fs::read_dir("/proc").expect("/proc").filter_map(|e| e.ok()?.file_name().into_string().ok());
+        let pids = fs::read_dir("/proc")
+            .expect("/proc")
+            .filter_map(|e| e.ok()?.file_name().into_string().ok());
         let ours = |pid: &String| {
-            fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|c| c.contains(&self.cgroup))
+            fs::read_to_string(format!("/proc/{pid}/cgroup"))
+                .is_ok_and(|c| c.contains(&self.cgroup))
         };
-        pids.filter(ours).filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()).collect()
+        pids.filter(ours)
+            .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok())
+            .collect()
     }
 
     pub fn wait_node_ready(&self) {
@@ -150,7 +180,8 @@ impl Machine {
 
     /// As `kubectl`, and it must succeed.
     pub fn ok(&self, args: &[&str]) -> String {
-        self.kubectl(args).unwrap_or_else(|e| panic!("kubectl {}: {e}\n{}", args.join(" "), self.state()))
+        self.kubectl(args)
+            .unwrap_or_else(|e| panic!("kubectl {}: {e}\n{}", args.join(" "), self.state()))
     }
 
     /// As `kubectl`, and it must fail: its message.
@@ -218,7 +249,11 @@ pub fn binary() -> PathBuf {
 
 fn finish(output: Output) -> Result<String, String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() { Ok(text) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned() + &text) }
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned() + &text)
+    }
 }
 
 /// Cgroups are removed from the leaves up; a killed process may hold one for a moment.
