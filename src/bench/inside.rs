@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOAD_TIME: Duration = Duration::from_secs(5);
 /// ConfigMaps a list returns.
 const LIST_LENGTH: usize = 500;
+const LOADED: &str = "/api/v1/namespaces/default/configmaps";
+const LISTED: &str = "/api/v1/namespaces/bench-list/configmaps";
 
 #[derive(Args)]
 pub(crate) struct Flags {
@@ -115,7 +117,7 @@ async fn pause(end: Instant, what: &str) -> Result<()> {
 async fn load(kubeconfig: &PathBuf, operation: &str, clients: usize) -> Result<()> {
     let first = connect(kubeconfig)?;
     match operation {
-        "get" => drop(send(&first, "POST", "", Some(config_map("bench-get"))).await),
+        "get" => drop(send(&first, "POST", LOADED, Some(config_map("bench-get"))).await),
         "list" => fill(&first).await?,
         _ => {}
     }
@@ -148,29 +150,30 @@ async fn load(kubeconfig: &PathBuf, operation: &str, clients: usize) -> Result<(
 
 async fn request(client: &Client, operation: &str, name: &str) -> Result<()> {
     match operation {
-        "create" => send(client, "POST", "", Some(config_map(name))).await,
-        "get" => send(client, "GET", "/bench-get", None).await,
-        "list" => send(client, "GET", "?labelSelector=bench%3Dlist", None).await,
+        "create" => send(client, "POST", LOADED, Some(config_map(name))).await,
+        "get" => send(client, "GET", &format!("{LOADED}/bench-get"), None).await,
+        "list" => send(client, "GET", LISTED, None).await,
         _ => bail!("unknown operation {operation:?}"),
     }
 }
 
 fn config_map(name: &str) -> Bytes {
-    labelled(name, "load")
-}
-
-fn labelled(name: &str, label: &str) -> Bytes {
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "labels": {"bench": label}}, "data": {"key": "x".repeat(200)}});
+        "metadata": {"name": name, "labels": {"bench": "load"}}, "data": {"key": "x".repeat(200)}});
     Bytes::from(map.to_string())
 }
 
+/// A namespace of exactly [`LIST_LENGTH`] ConfigMaps, one of them the cluster's own. An earlier run has made it already.
 async fn fill(client: &Client) -> Result<()> {
-    for number in 0..LIST_LENGTH {
-        // An earlier run with other clients has made them already.
-        drop(
-            send(client, "POST", "", Some(labelled(&format!("bench-list-{number}"), "list"))).await,
-        );
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bench-list"}});
+    let namespace = Bytes::from(namespace.to_string());
+    if send(client, "POST", "/api/v1/namespaces", Some(namespace)).await.is_err() {
+        return Ok(());
+    }
+    for number in 1..LIST_LENGTH {
+        let map = config_map(&format!("bench-list-{number}"));
+        send(client, "POST", LISTED, Some(map)).await?;
     }
     Ok(())
 }
@@ -178,7 +181,7 @@ async fn fill(client: &Client) -> Result<()> {
 async fn send(client: &Client, method: &str, path: &str, body: Option<Bytes>) -> Result<()> {
     let request = http::Request::builder()
         .method(method)
-        .uri(format!("/api/v1/namespaces/default/configmaps{path}"))
+        .uri(path)
         .header("Content-Type", "application/json")
         .header("Accept", "application/json")
         .body(body.unwrap_or_default())?;

@@ -19,6 +19,8 @@ use process::Usage;
 
 const START_RUNS: usize = 5;
 const PODS: usize = 10;
+/// After this long a started node does nothing any more.
+const SETTLE: Duration = Duration::from_secs(5);
 const CLIENTS: [usize; 3] = [1, 8, 32];
 
 #[derive(Parser)]
@@ -59,19 +61,9 @@ fn measure(idle: Duration) -> Result<Figures> {
     eprintln!("bench: start to Ready");
     start_to_ready(&mut figures)?;
     let machine = Machine::ready();
-    eprintln!("bench: idle for {} s", idle.as_secs());
-    idle_cost(&machine, &mut figures, idle)?;
-    eprintln!("bench: API");
-    for operation in ["create", "get", "list"] {
-        for clients in CLIENTS {
-            let rate = number(&inside(
-                &machine,
-                &["load", operation, "--clients", &clients.to_string()],
-            )?)?;
-            figures.rate(operation, clients, rate);
-        }
+    for (name, usage) in usages(&machine)? {
+        figures.memory("idle", &name, usage.pss);
     }
-    machine.ok(&["delete", "configmaps", "-l", "bench=load", "--wait=false"]);
     eprintln!("bench: pods");
     let times = inside(&machine, &["pods", "--count", "20"])?;
     figures.pod_ready(&numbers(&times)?);
@@ -79,6 +71,18 @@ fn measure(idle: Duration) -> Result<Figures> {
     for (name, usage) in usages(&machine)? {
         figures.memory(&format!("with {PODS} pods"), &name, usage.pss);
     }
+    drop(machine);
+    eprintln!("bench: API");
+    let machine = Machine::ready();
+    for operation in ["create", "get", "list"] {
+        for clients in CLIENTS {
+            let load = ["load", operation, "--clients", &clients.to_string()];
+            figures.rate(operation, clients, number(&inside(&machine, &load)?)?);
+        }
+    }
+    drop(machine);
+    eprintln!("bench: idle for {} s", idle.as_secs());
+    idle_cost(&mut figures, idle)?;
     Ok(figures)
 }
 
@@ -95,21 +99,19 @@ fn start_to_ready(figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Memory at rest, and what the node writes and computes while nobody asks it anything.
-fn idle_cost(machine: &Machine, figures: &mut Figures, idle: Duration) -> Result<()> {
-    std::thread::park_timeout(Duration::from_secs(5));
-    let before = usages(machine)?;
-    for (name, usage) in &before {
-        figures.memory("idle", name, usage.pss);
-    }
-    std::thread::park_timeout(idle);
-    let after = usages(machine)?;
-    let total = |usages: &[(String, Usage)], of: fn(&Usage) -> f64| {
-        usages.iter().map(|(_, u)| of(u)).sum::<f64>()
+/// What a node writes and computes while nobody asks it anything.
+fn idle_cost(figures: &mut Figures, idle: Duration) -> Result<()> {
+    let machine = Machine::ready();
+    std::thread::park_timeout(SETTLE);
+    let total = || -> Result<(f64, f64)> {
+        let usages = usages(&machine)?;
+        let written = usages.iter().map(|(_, u)| u.written as f64).sum();
+        Ok((written, usages.iter().map(|(_, u)| u.cpu.as_secs_f64()).sum()))
     };
-    let written = total(&after, |u| u.written as f64) - total(&before, |u| u.written as f64);
-    let cpu = total(&after, |u| u.cpu.as_secs_f64()) - total(&before, |u| u.cpu.as_secs_f64());
-    figures.idle(idle, written, cpu);
+    let before = total()?;
+    std::thread::park_timeout(idle);
+    let after = total()?;
+    figures.idle(idle, after.0 - before.0, after.1 - before.1);
     Ok(())
 }
 
