@@ -93,6 +93,11 @@ impl Action {
         Self::patch(old, "status", json!({"status": body}))
     }
 
+    /// The change of the status and of what may be written with it.
+    pub fn update_with_status<K: Object + Serialize>(old: &K, new: &K) -> Option<Self> {
+        Self::patch(old, "status", difference(&value(old), &value(new))?)
+    }
+
     /// A patch that fails when the object is no longer the one that was looked at.
     fn patch<K: Object>(old: &K, sub: &'static str, mut body: Value) -> Option<Self> {
         if let Some(revision) = &old.metadata().resource_version {

@@ -139,6 +139,7 @@ impl<'a> Work<'a> {
 
     /// The plan: claims, new sets, changed sets, events, deletions, the deployment and its status.
     pub(super) fn into_actions(self, status: &DeploymentStatus) -> Vec<Action> {
+        let changes = self.deployment_actions(status);
         let mut actions = self.claims;
         for set in &self.sets {
             match &set.original {
@@ -148,16 +149,22 @@ impl<'a> Work<'a> {
         }
         actions.extend(self.events);
         actions.extend(self.deletions);
-        let update = Action::update(self.original, &self.deployment);
-        let first = update.is_none();
-        actions.extend(update);
-        let mut original = self.original.clone();
-        if !first {
-            // The patch before this one has moved the revision on, and it checked what we looked at.
-            original.metadata.resource_version = None;
-        }
-        actions.extend(Action::update_status(&original, status));
+        actions.extend(changes);
         actions.extend(self.wake.map(Action::Wake));
         actions
+    }
+
+    /// Annotations go with the status, as upstream writes them: the generation then stays that of the user's last change.
+    fn deployment_actions(&self, status: &DeploymentStatus) -> Vec<Action> {
+        if self.original.spec == self.deployment.spec {
+            let mut new = self.deployment.clone();
+            new.status = Some(status.clone());
+            return Action::update_with_status(self.original, &new).into_iter().collect();
+        }
+        let mut original = self.original.clone();
+        // The patch before this one has moved the revision on, and it checked what we looked at.
+        original.metadata.resource_version = None;
+        let update = Action::update(self.original, &self.deployment);
+        update.into_iter().chain(Action::update_status(&original, status)).collect()
     }
 }

@@ -221,7 +221,8 @@ impl World {
                     "seed {}: {name} conflicts with itself",
                     self.seed
                 );
-                assert_eq!(sub == "status", body.get("status").is_some(), "seed {}", self.seed);
+                let wrong = if sub == "status" { "spec" } else { "status" };
+                assert!(body.get(wrong).is_none(), "seed {}: {wrong} would be ignored", self.seed);
                 let spec = object["spec"].clone();
                 merge(object, &body);
                 object["metadata"]["resourceVersion"] = json!(revision);
