@@ -73,7 +73,9 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
         return Err(malformed(format!("{RETAIN_KEYS} must be a list")));
     };
     let kept = |key: &str| keep.iter().any(|k| k.as_str() == Some(key));
-    if let Some(key) = patch.keys().find(|key| !key.starts_with('$') && !kept(key)) {
+    let lost =
+        |(key, value): &(&String, &Value)| !value.is_null() && !key.starts_with('$') && !kept(key);
+    if let Some((key, _)) = patch.iter().find(lost) {
         return Err(malformed(format!(
             "{RETAIN_KEYS} does not list {key:?}, which the patch holds"
         )));
