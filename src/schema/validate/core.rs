@@ -104,6 +104,12 @@ pub(super) fn node(object: &Value, errors: &mut Errors) {
             errors.push(FieldError::invalid(format!("spec.podCIDRs[{i}]"), cidr, detail));
         }
     }
+    let first = super::list(spec, "podCIDRs").first().and_then(Value::as_str).unwrap_or_default();
+    let single = text(spec, "podCIDR");
+    if !single.is_empty() && single != first {
+        let detail = "must be the first of `podCIDRs`";
+        errors.push(FieldError::invalid("spec.podCIDR", single, detail));
+    }
 }
 
 fn is_cidr(text: &str) -> bool {
@@ -118,7 +124,10 @@ fn is_cidr(text: &str) -> bool {
 
 pub(super) fn node_update(new: &Value, old: &Value, errors: &mut Errors) {
     let (new, old) = (&new["spec"], &old["spec"]);
-    if old.get("podCIDRs").is_some() && new.get("podCIDRs") != old.get("podCIDRs") {
+    let ranges = !super::list(old, "podCIDRs").is_empty()
+        && super::list(new, "podCIDRs") != super::list(old, "podCIDRs");
+    let single = !text(old, "podCIDR").is_empty() && text(new, "podCIDR") != text(old, "podCIDR");
+    if ranges || single {
         let detail = "node updates may not change podCIDR except from \"\" to valid";
         errors.push(FieldError::forbidden("spec.podCIDRs", detail));
     }
