@@ -18,6 +18,7 @@ mod bootstrap;
 mod config;
 mod discovery;
 mod expiry;
+mod impersonation;
 mod listener;
 mod node_access;
 mod object;

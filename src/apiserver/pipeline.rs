@@ -5,7 +5,7 @@ use crate::answer::{self, Answer, Form, Result};
 use crate::authz::{self, Attributes};
 use crate::registry::{self, Context};
 use crate::request::{Query, Route, Target, route};
-use crate::{ApiServer, Body, User, authn, body, node_access, paths, subresources};
+use crate::{ApiServer, Body, User, authn, body, impersonation, node_access, paths, subresources};
 use api::{Resource, Status, Strategy};
 use bytes::Bytes;
 use http::header::ACCEPT;
@@ -61,6 +61,18 @@ impl ApiServer {
     }
 
     async fn perform(
+        self: &Arc<Self>,
+        user: &User,
+        mut asked: Asked,
+        body: Body,
+    ) -> Response<Body> {
+        match impersonation::effective(user, &mut asked.parts.headers) {
+            Ok(user) => self.perform_as(&user, asked, body).await,
+            Err(status) => answer::status_response(&status),
+        }
+    }
+
+    async fn perform_as(
         self: &Arc<Self>,
         user: &User,
         mut asked: Asked,

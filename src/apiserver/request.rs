@@ -127,7 +127,7 @@ impl Query {
 }
 
 /// Percent-decoding; `plus` also turns `+` into a space, as in queries. `None` if the result is not UTF-8.
-fn decode(text: &str, plus: bool) -> Option<String> {
+pub(crate) fn decode(text: &str, plus: bool) -> Option<String> {
     if !text.contains(['%', '+']) {
         return Some(text.to_owned());
     }

@@ -1,7 +1,7 @@
 //! Case files: requests in order, with what the answers must hold.
 //!
 //! A case file is a list of blocks between blank lines. A block is `METHOD PATH`, then optional lines `User: name groups...`,
-//! `Type: media type`, `Accept: media type`, then the body on lines without a key, then `= CODE`, and on the following lines
+//! `Type: media type`, `Accept: media type`, `Header: name: value`, then the body on lines without a key, then `= CODE`, and on the following lines
 //! JSON that the answer must contain, or `! text` that its message must contain, or `~ text` for a warning. `$name` in a
 //! path or body is what an earlier block saved by `Save: name /json/pointer`.
 
@@ -70,6 +70,7 @@ struct Case {
     user: User,
     content_type: String,
     accept: String,
+    headers: Vec<(String, String)>,
     body: String,
     code: u16,
     expected: String,
@@ -94,6 +95,9 @@ impl Case {
                 case.content_type = kind.to_owned();
             } else if let Some(kind) = line.strip_prefix("Accept: ") {
                 case.accept = kind.to_owned();
+            } else if let Some(header) = line.strip_prefix("Header: ") {
+                let (name, value) = header.split_once(": ").expect("Header: name: value");
+                case.headers.push((name.to_owned(), value.to_owned()));
             } else if let Some(save) = line.strip_prefix("Save: ") {
                 let (name, pointer) = save.split_once(' ').expect("Save: name pointer");
                 case.save.push((name.to_owned(), pointer.to_owned()));
@@ -123,6 +127,10 @@ impl Case {
             if !value.is_empty() {
                 request.headers_mut().insert(name, value.parse().expect("header"));
             }
+        }
+        for (name, value) in &self.headers {
+            let name = http::HeaderName::try_from(name).expect("header name");
+            request.headers_mut().append(name, value.parse().expect("header"));
         }
         request
     }
