@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::execute;
 use crate::keep::Volumes;
 use crate::prober;
+use crate::start::Attempt;
 use crate::status;
 use crate::worker::{Effect, Input, PodState, ProbeKind, Stage, StopPlan};
 
@@ -252,15 +253,16 @@ impl Actor {
         let pod = Arc::clone(&self.state.pod);
         let volumes = Arc::clone(&self.volumes);
         let image = self.state.container(&name).and_then(|c| c.image.clone()).unwrap_or_default();
-        let ips = self.ips();
+        let (ips, inbox) = (self.ips(), self.own_inbox.clone());
         let sub_paths = self.state.spec_of(&name).is_some_and(|c| {
             let mut mounts = c.volume_mounts.iter().flatten();
             mounts.any(|m| m.sub_path.is_some() || m.sub_path_expr.is_some())
         });
         self.spawn(async move {
             let _still = if sub_paths { Some(volumes.hold_still().await) } else { None };
-            let result =
-                crate::start::start(&ctx, &pod, &volumes.held, &name, attempt, &image, ips).await;
+            let wanted =
+                Attempt { name: name.clone(), number: attempt, image, pod_ips: ips, inbox };
+            let result = crate::start::start(&ctx, &pod, &volumes.held, wanted).await;
             Input::Started { name, attempt, result }
         });
     }

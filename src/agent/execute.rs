@@ -218,14 +218,17 @@ pub(crate) async fn stop(ctx: &Context, pod: &Pod, plan: StopPlan, ips: &[String
         if let Ok(container) = runtime.container(&id).await
             && let Some(exit) = adopt::termination(&ctx.paths, &container).await
         {
-            return Outcome::Input(Input::Exited { name: plan.name, attempt: plan.attempt, exit });
+            let made = Some(container.created_at);
+            let (name, attempt) = (plan.name, plan.attempt);
+            return Outcome::Input(Input::Exited { name, attempt, made, exit });
         }
     }
 }
 
 fn vanished(ctx: &Context, plan: &StopPlan) -> Outcome {
     let exit = adopt::unknown_exit(ctx.clock.now().wall);
-    Outcome::Input(Input::Exited { name: plan.name.clone(), attempt: plan.attempt, exit })
+    let (name, attempt) = (plan.name.clone(), plan.attempt);
+    Outcome::Input(Input::Exited { name, attempt, made: None, exit })
 }
 
 /// Removes an old attempt: the runtime's record and its log.

@@ -227,7 +227,8 @@ impl Dispatcher {
     async fn exited(&self, container: &runtime::protocol::Container) {
         let Some((uid, name, attempt)) = adopt::identity(container) else { return };
         if let Some(exit) = adopt::termination(&self.ctx.paths, container).await {
-            self.send(uid, Input::Exited { name: name.to_owned(), attempt, exit }).await;
+            let made = Some(container.created_at);
+            self.send(uid, Input::Exited { name: name.to_owned(), attempt, made, exit }).await;
         }
     }
 

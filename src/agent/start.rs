@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container as PodContainer, Pod, PodSpec};
+use runtime::client::Runtime;
 use runtime::image::{Image, lookup_user};
-use runtime::protocol::{ContainerSpec, FailureKind, Mount};
+use runtime::protocol::{Container, ContainerSpec, FailureKind, Mount, State};
+use tokio::sync::mpsc;
 
 use crate::clock::from_nanos;
 use crate::container_spec::{self, Resolved, bind, label};
@@ -16,24 +18,32 @@ use crate::netfiles;
 use crate::objects::Held;
 use crate::security::{self, ImageUser};
 use crate::volumes::{mounts, place};
-use crate::worker::{Failure, ImageRef};
+use crate::worker::{Failure, ImageRef, Input};
 
 const CONFIG: &str = "CreateContainerConfigError";
 const CREATE: &str = "CreateContainerError";
 const MESSAGE_PATH: &str = "/dev/termination-log";
 
+/// The container to start, and where its worker is told which one it became.
+pub(crate) struct Attempt {
+    pub(crate) name: String,
+    pub(crate) number: u32,
+    pub(crate) image: ImageRef,
+    pub(crate) pod_ips: Vec<String>,
+    pub(crate) inbox: mpsc::Sender<Input>,
+}
+
 pub(crate) async fn start(
     ctx: &Context,
     pod: &Pod,
     held: &Held,
-    name: &str,
-    attempt: u32,
-    image: &ImageRef,
-    pod_ips: Vec<String>,
+    attempt: Attempt,
 ) -> Result<Timestamp, Failure> {
-    let spec = prepare(ctx, pod, held, name, attempt, image, pod_ips).await?;
+    let (name, number, inbox) = (attempt.name.clone(), attempt.number, attempt.inbox.clone());
+    let spec = prepare(ctx, pod, held, attempt).await?;
     let runtime = &ctx.config.runtime;
     tracing::debug!(container = spec.id, "prepared");
+    remove_others(runtime, &spec).await?;
     let created = match runtime.create_container(&spec).await {
         Err(error) if error.is_already_exists() => {
             // Left by an agent that ended between creating and starting it.
@@ -45,7 +55,9 @@ pub(crate) async fn start(
         }
         other => other,
     };
-    created.map_err(create_failure)?;
+    let created = created.map_err(create_failure)?;
+    // Told before it can end, so that no exit but its own is taken for its own.
+    drop(inbox.send(Input::Created { name, attempt: number, made: created.created_at }).await);
     tracing::debug!(container = spec.id, "created");
     match runtime.start_container(&spec.id).await {
         Ok(container) => Ok(container.started_at.map_or_else(Timestamp::now, from_nanos)),
@@ -54,6 +66,25 @@ pub(crate) async fn start(
             Err(Failure { fatal: true, ..Failure::new("RunContainerError", error.to_string()) })
         }
     }
+}
+
+/// An agent that was killed may have left another attempt of the container; only one may ever run. Removing kills.
+async fn remove_others(runtime: &Runtime, spec: &ContainerSpec) -> Result<(), Failure> {
+    let failed = |error: runtime::client::Error| Failure::new(CREATE, error.to_string());
+    let snapshot = runtime.list().await.map_err(failed)?;
+    for other in snapshot.containers.iter().filter(|other| rivals(spec, other)) {
+        tracing::info!(container = other.id, "removing another attempt before a start");
+        runtime.remove_container(&other.id).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Whether `other` is a different attempt of the same container that has not ended.
+fn rivals(spec: &ContainerSpec, other: &Container) -> bool {
+    other.sandbox == spec.sandbox
+        && other.name == spec.name
+        && other.id != spec.id
+        && other.state != State::Exited
 }
 
 /// What the runtime refuses is a mistake in the request; everything else happened while the process was being made,
@@ -69,11 +100,9 @@ async fn prepare(
     ctx: &Context,
     pod: &Pod,
     held: &Held,
-    name: &str,
-    attempt: u32,
-    image_ref: &ImageRef,
-    pod_ips: Vec<String>,
+    wanted: Attempt,
 ) -> Result<ContainerSpec, Failure> {
+    let (name, attempt, image_ref) = (wanted.name.as_str(), wanted.number, &wanted.image);
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let container = crate::resources::containers(spec)
@@ -86,7 +115,7 @@ async fn prepare(
     let services = ctx.services.list();
     let links = spec.enable_service_links != Some(false);
     let service_env = env::service_variables(services.iter().map(AsRef::as_ref), namespace, links);
-    let node = ctx.node_fields(pod_ips);
+    let node = ctx.node_fields(wanted.pod_ips);
     let variables = env::resolve(pod, container, &objects, &node, &service_env)?;
     let security = security::effective(pod, container)?;
     let hostname =
@@ -130,7 +159,7 @@ fn uid(pod: &Pod) -> &str {
     pod.metadata.uid.as_deref().unwrap_or_default()
 }
 
-fn find_image(ctx: &Context, container: &Container, image: &ImageRef) -> Result<Image, Failure> {
+fn find_image(ctx: &Context, container: &PodContainer, image: &ImageRef) -> Result<Image, Failure> {
     let written = container.image.as_deref().unwrap_or_default();
     let by_id = (!image.id.is_empty()).then(|| ctx.config.images.resolve(&image.id)).flatten();
     by_id.or_else(|| ctx.config.images.resolve(written)).ok_or_else(|| {
@@ -152,7 +181,7 @@ fn log_path(ctx: &Context, pod: &Pod, name: &str, attempt: u32) -> PathBuf {
 
 fn labels(
     pod: &Pod,
-    container: &Container,
+    container: &PodContainer,
     image: &Image,
     reference: &ImageRef,
 ) -> BTreeMap<String, String> {
@@ -181,7 +210,7 @@ fn labels(
 struct Files {
     ctx_paths: crate::paths::Paths,
     pod: Pod,
-    container: Container,
+    container: PodContainer,
     attempt: u32,
     env: Vec<(String, String)>,
     image: Image,

@@ -149,6 +149,7 @@ impl PodState {
     fn start(&mut self, at: usize, out: &mut Vec<Effect>) {
         let container = &mut self.containers[at];
         container.phase = Phase::Starting;
+        container.made = None;
         let (name, attempt) = (container.name.clone(), container.attempt);
         out.push(Effect::StartContainer { name, attempt });
     }

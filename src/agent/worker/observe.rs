@@ -38,7 +38,17 @@ impl PodState {
                 self.see_started(&name, attempt, result, now, out)
             }
             Input::Hooked { name, attempt, result } => self.see_hooked(&name, attempt, result, out),
-            Input::Exited { name, attempt, exit } => self.see_exit(&name, attempt, exit, now, out),
+            Input::Created { name, attempt, made } => {
+                let container = self.container_mut(&name).filter(|c| c.attempt == attempt);
+                if let Some(container) = container {
+                    container.made = Some(made);
+                }
+            }
+            Input::Exited { name, attempt, made, exit } => {
+                if self.container(&name).is_some_and(|c| c.owns(made)) {
+                    self.see_exit(&name, attempt, exit, now, out);
+                }
+            }
             Input::Probed { name, attempt, kind, outcome } => {
                 self.see_probe(&name, attempt, kind, &outcome, out);
             }

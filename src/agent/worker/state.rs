@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
+use runtime::protocol::Nanos;
 
 use super::probes::{Counters, ProbeKind};
 use super::types::{Effect, ImageRef, Input, Known, Termination};
@@ -101,6 +102,8 @@ pub(crate) struct Container {
     /// What kept the container from running last; shown until it runs, also while it is tried again.
     pub(crate) obstacle: Option<(&'static str, String)>,
     pub(super) start_failures: u32,
+    /// When the container of the current attempt was created, once that is known.
+    pub(super) made: Option<Nanos>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -342,12 +345,14 @@ impl Container {
             announced: false,
             obstacle: None,
             start_failures: 0,
+            made: None,
         }
     }
 
     fn recall(&mut self, known: Known, now: Now) {
         self.attempt = known.attempt;
         self.image = known.image;
+        self.made = known.made;
         self.previous = known.previous;
         self.started = known.was_started;
         self.ready = known.was_ready;
@@ -377,6 +382,15 @@ impl Container {
     /// The runtime has, or is about to have, a process for it.
     pub(crate) fn alive(&self) -> bool {
         matches!(self.phase, Phase::Starting | Phase::Running { .. })
+    }
+
+    /// Whether an exit is this container's own, and not that of one which was removed to make room for it.
+    pub(super) fn owns(&self, made: Option<Nanos>) -> bool {
+        match (made, self.made) {
+            (None, _) => true,
+            (Some(_), None) => self.phase != Phase::Starting,
+            (Some(of), Some(own)) => of == own,
+        }
     }
 
     pub(crate) fn ended(&self) -> bool {

@@ -107,8 +107,7 @@ impl Player {
             "gone" => Input::Gone,
             "delete" => {
                 self.pod["metadata"]["deletionTimestamp"] = json!(Time(now.wall));
-                self.pod["metadata"]["deletionGracePeriodSeconds"] =
-                    json!(rest(1).parse::<i64>().expect("grace"));
+                self.pod["metadata"]["deletionGracePeriodSeconds"] = json!(number(&rest(1)));
                 Input::Pod(self.typed())
             }
             "image-of" => {
@@ -128,6 +127,7 @@ impl Player {
                     result: Err(ImageFailure { reason, message: rest(3) }),
                 }
             }
+            "created" => made(name(), attempt(), parts[3]),
             "started" => Input::Started {
                 name: name(),
                 attempt: attempt(),
@@ -138,7 +138,8 @@ impl Player {
                 Input::Hooked { name: name(), attempt: attempt(), result }
             }
             "exited" => {
-                Input::Exited { name: name(), attempt: attempt(), exit: exit(parts[3], now) }
+                let (made, exit) = (parts.get(4).map(|at| number(at)), exit(parts[3], now));
+                Input::Exited { name: name(), attempt: attempt(), made, exit }
             }
             "probed" => {
                 let kind = match parts[3] {
@@ -146,17 +147,29 @@ impl Player {
                     "readiness" => ProbeKind::Readiness,
                     _ => ProbeKind::Liveness,
                 };
-                let outcome = match parts[4] {
-                    "ok" => ProbeOutcome::Success,
-                    "fail" => ProbeOutcome::Failure(rest(5)),
-                    _ => ProbeOutcome::Unknown(rest(5)),
-                };
+                let outcome = probed(parts[4], rest(5));
                 Input::Probed { name: name(), attempt: attempt(), kind, outcome }
             }
             "cleaned" => Input::Cleaned(if parts[1] == "ok" { Ok(()) } else { Err(rest(2)) }),
             "relisted" => Input::Relisted { sandbox: parts[1] == "sandbox", running: Vec::new() },
             other => panic!("unknown input {other:?}"),
         }
+    }
+}
+
+fn number(text: &str) -> i64 {
+    text.parse().expect("a number")
+}
+
+fn made(name: String, attempt: u32, at: &str) -> Input {
+    Input::Created { name, attempt, made: number(at) }
+}
+
+fn probed(word: &str, text: String) -> ProbeOutcome {
+    match word {
+        "ok" => ProbeOutcome::Success,
+        "fail" => ProbeOutcome::Failure(text),
+        _ => ProbeOutcome::Unknown(text),
     }
 }
 
@@ -269,6 +282,7 @@ fn adoption_keeps_running_containers_and_restarts_lost_ones() {
         name: name.into(),
         attempt: 3,
         image: Some(image()),
+        made: running.then_some(7),
         running_since: running.then_some(now.wall),
         exit: (!running).then(|| crate::adopt::unknown_exit(now.wall)),
         previous: None,
@@ -297,6 +311,7 @@ fn a_lost_sandbox_makes_init_containers_run_again() {
         name: name.into(),
         attempt: 0,
         image: Some(image()),
+        made: None,
         running_since: None,
         exit: Some(exit),
         previous: None,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use runtime::protocol::Nanos;
 
 use super::probes::{ProbeKind, ProbeOutcome};
 
@@ -22,6 +23,13 @@ pub(crate) enum Input {
         name: String,
         result: Result<ImageRef, ImageFailure>,
     },
+    /// The container exists and is about to be started. `made` is when it was created: an attempt that is made
+    /// again has another.
+    Created {
+        name: String,
+        attempt: u32,
+        made: Nanos,
+    },
     /// The container runs (or does not: then with the reason of a waiting state).
     Started {
         name: String,
@@ -37,6 +45,8 @@ pub(crate) enum Input {
     Exited {
         name: String,
         attempt: u32,
+        /// Which container of this attempt ended, as far as the runtime has said.
+        made: Option<Nanos>,
         exit: Termination,
     },
     Probed {
@@ -66,6 +76,7 @@ impl Input {
             Input::Volumes(_) => "volumes",
             Input::Sandbox(_) => "sandbox",
             Input::Image { .. } => "image",
+            Input::Created { .. } => "created",
             Input::Started { .. } => "started",
             Input::Hooked { .. } => "hooked",
             Input::Exited { .. } => "exited",
@@ -204,6 +215,7 @@ pub(crate) struct Known {
     pub(crate) name: String,
     pub(crate) attempt: u32,
     pub(crate) image: Option<ImageRef>,
+    pub(crate) made: Option<Nanos>,
     pub(crate) running_since: Option<Timestamp>,
     pub(crate) exit: Option<Termination>,
     pub(crate) previous: Option<Termination>,
