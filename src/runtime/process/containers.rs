@@ -141,6 +141,8 @@ impl Server {
 
     fn container_ended(&mut self, id: &str, ending: Ending) {
         let Some(entry) = self.containers.get(id) else { return };
+        // The next container of this id must not be taken for the one that ended.
+        let removing = entry.removing;
         let home = self.sandboxes.get(&entry.record.spec.sandbox);
         if home.is_some_and(|home| home.sandbox.spec.share_pid || home.sandbox.spec.host_pid) {
             // Its children live on in a PID namespace that does not end with it.
@@ -155,7 +157,9 @@ impl Server {
             _ => String::new(),
         };
         self.mark_exited(id, ending, message);
-        self.tell_exit(id);
+        if !removing {
+            self.tell_exit(id);
+        }
     }
 
     pub(super) fn mark_exited(&mut self, id: &str, ending: Ending, message: String) {
@@ -230,8 +234,12 @@ impl Server {
             self.drop_entry(id);
         } else if let Some(entry) = self.containers.get_mut(id) {
             entry.removing = false;
+            let exited = entry.record.status.state == State::Exited;
             if let Err(error) = self.layout.save_container(&entry.record) {
                 tracing::warn!(id, %error, "cannot save container");
+            }
+            if exited {
+                self.tell_exit(id);
             }
         }
         self.answer(origin, report.map(|_| Reply::Done));

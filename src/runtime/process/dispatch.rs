@@ -339,9 +339,10 @@ impl Server {
     /// The tiny init of a sandbox has ended; with it all processes of the namespace.
     pub(super) fn init_ended(&mut self, id: &str) {
         if let Some(record) = self.sandboxes.get_mut(id) {
-            record.sandbox.ready = false;
             record.init = None;
-            if let Err(error) = self.layout.save_sandbox(record) {
+            // One that is not ready may be being removed: nothing may appear in its directory then.
+            let was_ready = std::mem::replace(&mut record.sandbox.ready, false);
+            if was_ready && let Err(error) = self.layout.save_sandbox(record) {
                 tracing::warn!(id, %error, "cannot save sandbox");
             }
         }

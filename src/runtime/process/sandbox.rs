@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -17,6 +17,8 @@ use super::record::Layout;
 use super::work::remove_directory;
 use crate::protocol::{Failure, FailureKind, SandboxSpec};
 
+/// A folder every system has, for the tiny init's empty root to be mounted on.
+const EMPTY_ROOT: &str = "/sys";
 /// Size of `/dev/shm`, as Docker's.
 const SHM_OPTIONS: &str = "mode=1777,size=65536k";
 /// The group of the tiny init inside the sandbox's.
@@ -108,7 +110,9 @@ fn attempt(layout: &Layout, cgroups: &Cgroups, root: &str, spec: &SandboxSpec) -
     if !kinds.contains(&"pid") {
         return Ok((Outcome::Done, None));
     }
-    let pid = sys::process::fork_child(&[], tiny_init).map_err(while_doing("fork init"))?;
+    let last = sys::privileges::last_capability().map_err(while_doing("read capabilities"))?;
+    let pid =
+        sys::process::fork_child(&[], move || tiny_init(last)).map_err(while_doing("fork init"))?;
     let init_group = format!("{group}/{INIT_GROUP}");
     cgroups
         .make_leaf(&init_group)
@@ -136,10 +140,14 @@ fn pin_pid(pid: Pid, path: &Path) -> Result<(), Failure> {
 }
 
 /// The first process of a shared PID namespace: collects orphans until it is killed.
-fn tiny_init() -> i32 {
+fn tiny_init(last_capability: u32) -> i32 {
     // Renamed so that a process list does not show a second runtime.
     let _ = nix::sys::prctl::set_name(c"pause");
     let _ = nix::unistd::setsid();
+    if let Err(error) = leave_host(last_capability) {
+        eprintln!("tiny init: {error}");
+        return 1;
+    }
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGCHLD);
     if sigprocmask(SigmaskHow::SIG_SETMASK, Some(&signals), None).is_err() {
@@ -155,6 +163,20 @@ fn tiny_init() -> i32 {
             pause();
         }
     }
+}
+
+/// Containers may look at this process and, with SYS_PTRACE, into it: it keeps nothing of the host's but its own memory.
+fn leave_host(last_capability: u32) -> io::Result<()> {
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(Some("none"), EMPTY_ROOT, Some("tmpfs"), MsFlags::MS_RDONLY, Some("size=4k,mode=0"))?;
+    nix::unistd::chdir(EMPTY_ROOT)?;
+    nix::unistd::pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    nix::unistd::chdir("/")?;
+    nix::sys::prctl::set_dumpable(false)?;
+    sys::privileges::limit_capabilities(0, last_capability)
 }
 
 /// A sysctl is set only if it belongs to a namespace the sandbox has of its own.
