@@ -10,7 +10,7 @@ use api::{Resource, Status, Strategy};
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use pki::PeerIdentity;
 use std::sync::Arc;
 
@@ -24,6 +24,16 @@ struct Asked {
 impl ApiServer {
     /// A request from the network: limits, authentication, and the time it may take.
     pub(crate) async fn handle_remote(
+        self: &Arc<Self>,
+        peer: Option<Arc<PeerIdentity>>,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let head = request.method() == Method::HEAD;
+        let response = self.answer_remote(peer, request).await;
+        if head { without_body(response) } else { response }
+    }
+
+    async fn answer_remote(
         self: &Arc<Self>,
         peer: Option<Arc<PeerIdentity>>,
         request: Request<Body>,
@@ -54,10 +64,12 @@ impl ApiServer {
 
     /// A request from inside the process: after authentication, before authorization.
     pub async fn handle(self: &Arc<Self>, user: User, request: Request<Body>) -> Response<Body> {
-        match understand(request) {
+        let head = request.method() == Method::HEAD;
+        let response = match understand(request) {
             Ok((asked, body)) => self.perform(&user, asked, body).await,
             Err(status) => answer::status_response(&status),
-        }
+        };
+        if head { without_body(response) } else { response }
     }
 
     async fn perform(
@@ -90,7 +102,7 @@ impl ApiServer {
         if let Err(status) = node_access::check(self, user, &target, &asked.query).await {
             return answer::status_response(&status);
         }
-        let res = match served(&target) {
+        let res = match served(&target, &asked.parts.method) {
             Ok(res) => res,
             Err(status) => return answer::status_response(&status),
         };
@@ -161,8 +173,13 @@ fn authorize(user: &User, asked: &Asked) -> Result<()> {
     }
 }
 
-/// The resource of a path, if path and scope exist.
-fn served(target: &Target) -> Result<&'static Resource> {
+/// The answer to HEAD: HTTP/2 takes a body there for a broken stream.
+fn without_body(response: Response<Body>) -> Response<Body> {
+    response.map(|_| answer::full(Bytes::new()))
+}
+
+/// The resource of a path, if path and scope exist and the method has a meaning there.
+fn served(target: &Target, method: &Method) -> Result<&'static Resource> {
     let Some(res) = target.resource else { return Err(Status::no_such_resource()) };
     let scoped = match res.namespaced {
         true => !target.namespace.is_empty() || target.name.is_empty(),
@@ -174,6 +191,9 @@ fn served(target: &Target) -> Result<&'static Resource> {
     };
     if !scoped || !known {
         return Err(Status::no_such_resource());
+    }
+    if method == Method::HEAD {
+        return Err(Status::method_not_allowed_here());
     }
     Ok(res)
 }
