@@ -166,7 +166,10 @@ fn api_version(group: &str, version: &str) -> String {
 }
 
 /// `kind` and `apiVersion` may be missing, but not wrong.
-fn check_kind((group, version, kind): (&str, &str, &str), value: &mut Value) -> Result<()> {
+pub(crate) fn check_kind(
+    (group, version, kind): (&str, &str, &str),
+    value: &mut Value,
+) -> Result<()> {
     let expected = api_version(group, version);
     let Some(map) = value.as_object_mut() else {
         return Err(Status::bad_request(format!(

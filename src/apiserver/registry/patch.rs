@@ -40,14 +40,10 @@ pub(super) async fn patch(cx: &mut Context<'_>, bytes: &[u8]) -> Result<Answer> 
     let bytes = modify(&change, |old| {
         warnings.clear();
         let mut new = outward(res, old);
-        patch.apply((res.group, res.version, res.kind), &mut new)?;
-        body::prune(
-            (res.group, res.version, res.kind),
-            &mut new,
-            Vec::new(),
-            validation,
-            &mut warnings,
-        )?;
+        let kind = (res.group, res.version, res.kind);
+        patch.apply(kind, &mut new)?;
+        body::check_kind(kind, &mut new)?;
+        body::prune(kind, &mut new, Vec::new(), validation, &mut warnings)?;
         body::check_names(res, target, &mut new, false)?;
         if object::storage_form(res) != res {
             schema::event_to_core(&mut new);

@@ -40,7 +40,10 @@ pub(super) async fn run(cx: &mut Context<'_>, bytes: &[u8]) -> Result<Answer> {
         let mut scale = view(old);
         match (&update, &patch) {
             (Some(update), _) => scale = update.clone(),
-            (None, Some(patch)) => patch.apply(KIND, &mut scale)?,
+            (None, Some(patch)) => {
+                patch.apply(KIND, &mut scale)?;
+                body::check_kind(KIND, &mut scale)?;
+            }
             (None, None) => {}
         }
         apply(old, &scale, target)
