@@ -31,7 +31,7 @@ pub use patch_error::PatchError;
 pub use prune::prune;
 pub use strategic::strategic_merge;
 pub use table::{IncludeObject, table};
-pub use validate::{validate, validate_status};
+pub use validate::{validate, validate_new_event, validate_status};
 
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ mod workload;
 use api::{FieldError, Resource};
 use serde_json::Value;
 
+pub use self::core::new_event as validate_new_event;
 use path::Path;
 
 /// Errors that are reported of one object.

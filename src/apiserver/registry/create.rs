@@ -57,7 +57,11 @@ pub(crate) async fn create_object(
     }
     let _allocation = strategies::admit_create(server, form, &mut value, warnings).await?;
     for attempt in 1.. {
-        let errors = schema::validate(form, &value, None);
+        let mut errors = schema::validate(form, &value, None);
+        // Events of the core group may be older than these rules.
+        if form != res {
+            errors.extend(schema::validate_new_event(&value));
+        }
         if !errors.is_empty() {
             return Err(Status::invalid(res, object::name(&value), &errors));
         }

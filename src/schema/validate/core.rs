@@ -176,6 +176,41 @@ pub(super) fn event(object: &Value, errors: &mut Errors) {
     }
 }
 
+/// What events.k8s.io/v1 asks of a new event, given in its core form, beyond what every event must be.
+pub fn new_event(event: &Value) -> Vec<FieldError> {
+    let given = |field: &str| event.get(field).is_some_and(|value| !value.is_null());
+    let mut errors = Vec::new();
+    if let Some(series) = event.get("series").filter(|series| series.is_object()) {
+        if integer(series, "count").unwrap_or_default() < 2 {
+            errors.push(FieldError::invalid("series.count", "", "should be at least 2"));
+        }
+        if text(series, "lastObservedTime").is_empty() {
+            required(&Path::new("series.lastObservedTime"), &mut errors);
+        }
+    }
+    if !given("eventTime") {
+        required(&Path::new("eventTime"), &mut errors);
+    }
+    let kind = text(event, "type");
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.push(FieldError::invalid("type", "", format!("has invalid value: {kind}")));
+    }
+    let counted = integer(event, "count").unwrap_or_default() != 0;
+    let source = &event["source"];
+    let sourced = !text(source, "component").is_empty() || !text(source, "host").is_empty();
+    for (field, set) in [
+        ("firstTimestamp", given("firstTimestamp")),
+        ("lastTimestamp", given("lastTimestamp")),
+        ("count", counted),
+        ("source", sourced),
+    ] {
+        if set {
+            errors.push(FieldError::invalid(field, "", "needs to be unset"));
+        }
+    }
+    errors
+}
+
 pub(super) fn lease(object: &Value, errors: &mut Errors) {
     let spec = &object["spec"];
     if let Some(seconds) = integer(spec, "leaseDurationSeconds").filter(|seconds| *seconds <= 0) {
