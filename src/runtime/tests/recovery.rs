@@ -14,7 +14,8 @@ async fn go(node: &Node, id: &str) {
     let touch = ["touch", "/tmp/go"].map(str::to_owned).to_vec();
     let output =
         node.runtime.exec_sync(id, touch, std::time::Duration::from_secs(20), 0).await.unwrap();
-    assert_eq!(output.code, Some(0));
+    // The container may see the file and end, and take `touch` along, before that has ended by itself.
+    assert!(matches!(output.code, Some(0 | 137)), "{:?}", output.code);
 }
 
 #[tokio::test]
