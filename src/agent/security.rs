@@ -31,6 +31,7 @@ pub(crate) struct ImageUser {
     pub(crate) text: String,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    /// The groups of the image that list the user.
     pub(crate) groups: Vec<u32>,
 }
 
@@ -102,7 +103,8 @@ pub(crate) fn user(
     let id = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
     let uid = security.run_as_user.map_or(image.uid, id);
     let gid = security.run_as_group.map_or(image.gid, id);
-    let mut groups: Vec<u32> = security.groups.iter().copied().map(id).collect();
+    // The image's primary group counts only where it is the effective one.
+    let mut groups: Vec<u32> = security.groups.iter().copied().map(id).chain([gid]).collect();
     if !security.strict_groups {
         groups.extend(image.groups.iter().copied());
     }

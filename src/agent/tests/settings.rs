@@ -102,9 +102,14 @@ fn run_as_non_root_is_enforced() {
     let context =
         json!({"runAsNonRoot": true, "runAsUser": 7, "supplementalGroups": [9], "fsGroup": 8});
     let user = check(context, json!({"runAsGroup": 6}), &root).expect("a user");
-    assert_eq!((user.uid, user.gid, user.additional_gids), (7, 6, vec![8, 9]));
+    assert_eq!((user.uid, user.gid, user.additional_gids), (7, 6, vec![6, 8, 9]));
     let user = check(json!({}), json!({}), &named).expect("a user");
-    assert_eq!((user.uid, user.gid, user.additional_gids), (100, 101, vec![5]));
+    assert_eq!((user.uid, user.gid, user.additional_gids), (100, 101, vec![5, 101]));
+    let context = json!({"runAsUser": 1000, "runAsGroup": 3000, "supplementalGroups": [4000]});
+    let user = check(context, json!({}), &root).expect("a user");
+    assert_eq!((user.uid, user.gid, user.additional_gids), (1000, 3000, vec![3000, 4000]));
+    let user = check(json!({"supplementalGroupsPolicy": "Strict"}), json!({}), &named);
+    assert_eq!(user.expect("a user").additional_gids, [101]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ const ADDITIONAL_GROUPS_MAX: usize = 1024;
 pub struct UserIds {
     pub uid: u32,
     pub gid: u32,
-    /// The primary group and every group that lists the user.
+    /// The groups that list the user; the primary one is there only if it does too.
     pub additional_gids: Vec<u32>,
     pub home: Option<String>,
 }
@@ -89,7 +89,7 @@ fn resolve(passwd: &str, group: &str, user: &str) -> Result<UserIds, String> {
         Some(name) => group_id(group, name)?,
         None => account.as_ref().map_or(0, |account| account.gid),
     };
-    let mut additional_gids = vec![gid];
+    let mut additional_gids = Vec::new();
     if let Some(account) = &account {
         let member = |members: &str| members.split(',').any(|member| member == account.name);
         for (_, id, _) in groups(group).filter(|(_, _, members)| member(members)) {
