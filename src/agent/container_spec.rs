@@ -39,6 +39,8 @@ const LOG_FILES_MAX: u32 = 5;
 pub(crate) struct Resolved {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) user: User,
+    /// What the image's passwd file says.
+    pub(crate) home: Option<String>,
     pub(crate) security: Security,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) layers: Vec<PathBuf>,
@@ -70,7 +72,7 @@ pub(crate) fn container(
         labels: resolved.labels,
         lower: resolved.layers,
         args,
-        env: environment(image, &resolved.env, &resolved.hostname, tty),
+        env: environment(image, &resolved.env, resolved.home, &resolved.hostname, tty),
         cwd: working_dir(container, image),
         user: resolved.user,
         mounts: resolved.mounts,
@@ -138,16 +140,18 @@ fn working_dir(container: &Container, image: &ImageConfig) -> String {
     if chosen.is_empty() { "/".to_owned() } else { chosen.to_owned() }
 }
 
-/// The image's variables, then those of the pod.
-fn environment(
+/// What every container has, over it the image's variables, then those of the pod.
+pub(crate) fn environment(
     image: &ImageConfig,
     pods: &[(String, String)],
+    home: Option<String>,
     hostname: &str,
     tty: bool,
 ) -> Vec<(String, String)> {
     let mut out = vec![
         ("PATH".to_owned(), PATH_DEFAULT.to_owned()),
         ("HOSTNAME".to_owned(), hostname.to_owned()),
+        ("HOME".to_owned(), home.unwrap_or_else(|| "/".to_owned())),
     ];
     if tty {
         env::set(&mut out, "TERM".to_owned(), "xterm".to_owned());

@@ -33,6 +33,8 @@ pub(crate) struct ImageUser {
     pub(crate) gid: u32,
     /// The groups of the image that list the user.
     pub(crate) groups: Vec<u32>,
+    /// The home directory, if the image knows the user.
+    pub(crate) home: Option<String>,
 }
 
 pub(crate) fn effective(pod: &Pod, container: &Container) -> Result<Security, Failure> {

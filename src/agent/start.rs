@@ -144,6 +144,7 @@ async fn prepare(
     let resolved = Resolved {
         env: variables,
         user,
+        home: image_user.home,
         security,
         mounts,
         layers,
@@ -269,6 +270,7 @@ impl Files {
         let wanted = self.run_as_user.map_or_else(|| text.clone(), |user| user.to_string());
         let found = lookup_user(&self.image.layers, &wanted)
             .map_err(|e| Failure::new(CREATE, e.to_string()))?;
-        Ok(ImageUser { text, uid: found.uid, gid: found.gid, groups: found.additional_gids })
+        let (uid, gid, groups) = (found.uid, found.gid, found.additional_gids);
+        Ok(ImageUser { text, uid, gid, groups, home: found.home })
     }
 }

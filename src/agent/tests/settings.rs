@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
-use runtime::image::Auth;
+use runtime::image::{Auth, ImageConfig};
 use runtime::protocol::Seccomp;
 use serde_json::json;
 
 use crate::backoff::BackOff;
 use crate::resources::{self, Qos};
 use crate::security::{self, ImageUser};
-use crate::{adopt, go_duration, node_facts, pull, tokens};
+use crate::{adopt, container_spec, go_duration, node_facts, pull, tokens};
 
 fn spec(value: serde_json::Value) -> PodSpec {
     serde_json::from_value(value).expect("a pod spec")
@@ -82,7 +82,7 @@ fn run_as_non_root_is_enforced() {
         security::user(&security, image, "a", "web_default(u1)").map_err(|f| f.message)
     };
     let root = ImageUser::default();
-    let named = ImageUser { text: "app".into(), uid: 100, gid: 101, groups: vec![5] };
+    let named = ImageUser { text: "app".into(), uid: 100, gid: 101, groups: vec![5], home: None };
     let suffix = "(pod: \"web_default(u1)\", container: a)";
     let non_root = json!({"runAsNonRoot": true});
     assert_eq!(
@@ -110,6 +110,25 @@ fn run_as_non_root_is_enforced() {
     assert_eq!((user.uid, user.gid, user.additional_gids), (1000, 3000, vec![3000, 4000]));
     let user = check(json!({"supplementalGroupsPolicy": "Strict"}), json!({}), &named);
     assert_eq!(user.expect("a user").additional_gids, [101]);
+}
+
+#[test]
+fn home_is_the_users_unless_somebody_says_otherwise() {
+    let image = |env: &[&str]| ImageConfig {
+        env: env.iter().map(|&line| line.to_owned()).collect(),
+        ..ImageConfig::default()
+    };
+    let home = |image: &ImageConfig, pods: &[(String, String)], home: Option<&str>| {
+        let all = container_spec::environment(image, pods, home.map(str::to_owned), "web", false);
+        let mut found = all.into_iter().filter(|(name, _)| name == "HOME").map(|(_, value)| value);
+        (found.next(), found.next())
+    };
+    let one = |value: &str| (Some(value.to_owned()), None);
+    let pods = [("HOME".to_owned(), "/pod".to_owned())];
+    assert_eq!(home(&image(&[]), &[], None), one("/"));
+    assert_eq!(home(&image(&[]), &[], Some("/root")), one("/root"));
+    assert_eq!(home(&image(&["HOME=/image"]), &[], Some("/root")), one("/image"));
+    assert_eq!(home(&image(&["HOME=/image"]), &pods, Some("/root")), one("/pod"));
 }
 
 #[test]
