@@ -1,5 +1,6 @@
 //! Tests of the whole server, in process and over TLS.
 
+mod bootstrap;
 mod cases;
 mod expiry;
 mod mangled;
