@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{LifecycleHandler, Pod, PodSpec};
+use tokio::time::Instant;
 
 use crate::actor::Outcome;
 use crate::adopt;
@@ -21,6 +22,8 @@ const NETWORK_WAIT: Duration = Duration::from_secs(5);
 /// After SIGKILL, how often the runtime is asked whether the container has really ended.
 const KILL_CHECK: Duration = Duration::from_secs(5);
 const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
+/// What a container always has between its stop signal and SIGKILL, however long its preStop hook took.
+const SIGNAL_GRACE_MIN: Duration = Duration::from_secs(2);
 const SIGTERM: i32 = 15;
 
 /// Makes the pod's sandbox, wires it, and writes the files that depend on its addresses.
@@ -187,8 +190,9 @@ pub(crate) async fn stop(ctx: &Context, pod: &Pod, plan: StopPlan, ips: &[String
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let id = container_id(uid, &plan.name, plan.attempt);
     let runtime = &ctx.config.runtime;
-    let kill_at = tokio::time::Instant::now() + plan.grace;
+    let asked_at = Instant::now();
     if plan.hook
+        && !plan.grace.is_zero()
         && let Some(handler) = lifecycle(pod, &plan.name, false)
         && let Err(error) =
             run_hook(ctx, pod, &plan.name, plan.attempt, &handler, ips, plan.grace).await
@@ -197,6 +201,7 @@ pub(crate) async fn stop(ctx: &Context, pod: &Pod, plan: StopPlan, ips: &[String
         let note = EventNote::warning("FailedPreStopHook", "PreStopHook failed".to_owned());
         ctx.event(pod, note.on(&plan.name));
     }
+    let kill_at = kill_at(asked_at, Instant::now(), plan.grace);
     let signal = match runtime.container(&id).await {
         Ok(container) => adopt::stop_signal(&container).unwrap_or(SIGTERM),
         Err(error) if error.is_not_found() => return vanished(ctx, &plan),
@@ -223,6 +228,12 @@ pub(crate) async fn stop(ctx: &Context, pod: &Pod, plan: StopPlan, ips: &[String
             return Outcome::Input(Input::Exited { name, attempt, made, exit });
         }
     }
+}
+
+/// When a container is killed that was asked to end and whose preStop hook is over now.
+pub(crate) fn kill_at(asked_at: Instant, now: Instant, grace: Duration) -> Instant {
+    let end = asked_at + grace;
+    if grace.is_zero() { end } else { end.max(now + SIGNAL_GRACE_MIN) }
 }
 
 fn vanished(ctx: &Context, plan: &StopPlan) -> Outcome {

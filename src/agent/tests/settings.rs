@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::backoff::BackOff;
 use crate::resources::{self, Qos};
 use crate::security::{self, ImageUser};
-use crate::{adopt, container_spec, go_duration, node_facts, pull, tokens};
+use crate::{adopt, container_spec, execute, go_duration, node_facts, pull, tokens};
 
 fn spec(value: serde_json::Value) -> PodSpec {
     serde_json::from_value(value).expect("a pod spec")
@@ -48,6 +48,18 @@ fn back_off_doubles_to_five_minutes_and_forgets() {
     assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
     let later = now + Duration::from_secs(700);
     assert_eq!(back_off.wait_until(later), None);
+}
+
+#[test]
+fn a_signal_has_two_seconds_after_a_long_hook() {
+    let asked = tokio::time::Instant::now();
+    for (grace, hook, kill) in
+        [(30, 0, 30), (30, 20, 30), (30, 29, 31), (30, 30, 32), (1, 0, 2), (0, 0, 0)]
+    {
+        let seconds = Duration::from_secs;
+        let at = execute::kill_at(asked, asked + seconds(hook), seconds(grace));
+        assert_eq!((at - asked).as_secs(), kill, "{grace} {hook}");
+    }
 }
 
 #[test]
