@@ -16,6 +16,11 @@ esac
 target=$1
 shift
 
+# Called from a program that cargo runs, this finds variables that would make build scripts run again.
+for variable in $(compgen -e | grep -E '^(CARGO_(PKG|MANIFEST|CRATE|BIN|PRIMARY)_?|OUT_DIR$)' || true); do
+    unset "$variable"
+done
+
 venv=$PWD/.venv
 [ -x "$venv/bin/cargo-zigbuild" ] || { echo "cross/build.sh: .venv/bin/cargo-zigbuild is missing: run 'make setup'" >&2; exit 1; }
 # Only the folder with zig and cargo-zigbuild: a venv's python must not shadow the system's for build scripts.
