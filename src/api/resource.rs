@@ -392,6 +392,12 @@ pub static RESOURCES: &[Resource] = &[
     ),
     virtual_review(
         "authorization.k8s.io",
+        "SelfSubjectRulesReview",
+        "selfsubjectrulesreviews",
+        "selfsubjectrulesreview",
+    ),
+    virtual_review(
+        "authorization.k8s.io",
         "SubjectAccessReview",
         "subjectaccessreviews",
         "subjectaccessreview",

@@ -4,6 +4,7 @@ use crate::User;
 use crate::request::Target;
 use crate::strategies::node_of;
 use api::Status;
+use serde_json::{Value, json};
 
 /// Whom a rule is for.
 enum Subject {
@@ -164,6 +165,29 @@ pub(crate) fn allows_path(user: &User, path: &str) -> bool {
     PATHS.iter().any(|(group, patterns)| {
         user.groups.iter().any(|g| g == group) && patterns.iter().any(|p| matches(p, path))
     })
+}
+
+/// The rules for a user, as a rules review tells them.
+pub(crate) fn rules_of(user: &User) -> Value {
+    let mine: Vec<&Rule> = RULES.iter().filter(|rule| rule.is_for(user)).collect();
+    let resources: Vec<Value> = mine
+        .iter()
+        .map(|r| json!({"verbs": r.verbs, "apiGroups": r.groups, "resources": r.resources}))
+        .collect();
+    let paths: Vec<Value> = PATHS
+        .iter()
+        .filter(|(group, _)| user.groups.iter().any(|g| g == group))
+        .map(|(_, patterns)| json!({"verbs": ALL, "nonResourceURLs": patterns}))
+        .collect();
+    // Nodes are held to what is theirs, and no rule but that of administrators reaches into containers.
+    let limited = !may_look_around(user)
+        && (node_of(user).is_some() || mine.iter().any(|rule| rule.resources == ALL));
+    let mut status =
+        json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": limited});
+    if limited {
+        status["evaluationError"] = "some rules are narrowed by the object they are about".into();
+    }
+    status
 }
 
 /// Whether `path` is what `pattern` says, or below it if it ends with `*`.

@@ -18,6 +18,7 @@ pub(crate) async fn review(cx: &mut Context<'_>, bytes: &[u8]) -> Result<Answer>
         "TokenReview" => token(cx, &review).await,
         "SelfSubjectReview" => json!({"userInfo": user_info(cx.user)}),
         "SelfSubjectAccessReview" => access(cx.user, &review)?,
+        "SelfSubjectRulesReview" => rules(cx.user, &review)?,
         "SubjectAccessReview" => access(&subject(&review), &review)?,
         _ => return Err(Status::no_such_resource()),
     };
@@ -84,4 +85,11 @@ fn access(user: &User, review: &Value) -> Result<Value> {
         }
     };
     Ok(json!({"allowed": allowed}))
+}
+
+fn rules(user: &User, review: &Value) -> Result<Value> {
+    match object::text(review, &["spec", "namespace"]) {
+        "" => Err(Status::bad_request("no namespace on request")),
+        _ => Ok(authz::rules_of(user)),
+    }
 }
