@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use futures_util::future::FutureExt;
 
 use super::line::parse;
+use super::read::Reader;
 use super::*;
 
 fn entry(second: u32, stream: &str, tag: &str, text: &str) -> String {
@@ -135,4 +136,114 @@ async fn following_sees_new_lines_rotation_and_the_end() {
     drop(end);
     assert_eq!(next().await.as_deref(), Some("five\n"));
     assert_eq!(next().await, None);
+}
+
+/// A reader with what it has read so far, and a writer that rotates as the runtime does.
+struct Rotation {
+    directory: tempfile::TempDir,
+    log: PathBuf,
+    reader: Reader,
+    text: String,
+    rotations: u32,
+}
+
+impl Rotation {
+    fn new() -> Rotation {
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = directory.path().join("0.log");
+        append(&log, &entry(0, "stdout", "F", "first"));
+        let options = Options { follow: true, ..Options::default() };
+        let reader = Reader::open(&log, &options).expect("opened");
+        Rotation { directory, log, reader, text: String::new(), rotations: 0 }
+    }
+
+    fn write(&self, text: &str) {
+        append(&self.log, &entry(1, "stdout", "F", text));
+    }
+
+    fn rotate(&mut self) {
+        self.rotations += 1;
+        let name = format!("0.log.20261122-100000-{:09}", self.rotations);
+        fs::rename(&self.log, self.directory.path().join(name)).expect("renamed");
+    }
+
+    /// Removes the oldest rotated file.
+    fn prune(&self) {
+        fs::remove_file(files(&self.log).first().expect("a file")).expect("removed");
+    }
+
+    fn read(&mut self) -> String {
+        loop {
+            let chunk = self.reader.chunk().expect("readable");
+            if chunk.is_empty() {
+                return std::mem::take(&mut self.text);
+            }
+            self.text.push_str(&String::from_utf8(chunk).expect("text"));
+        }
+    }
+}
+
+#[test]
+fn no_file_is_lost_or_read_twice_while_logs_rotate() {
+    let mut log = Rotation::new();
+    assert_eq!(log.read(), "first\n");
+    log.write("before");
+    log.rotate();
+    assert_eq!(log.read(), "before\n", "the new file is not there yet");
+    log.write("one");
+    log.rotate();
+    log.write("two");
+    log.rotate();
+    log.write("three");
+    assert_eq!(log.read(), "one\ntwo\nthree\n");
+    log.rotate();
+    log.write("four");
+    log.rotate();
+    log.write("five");
+    for _ in 0..4 {
+        log.prune(); // the one being read too
+    }
+    assert_eq!(log.read(), "four\nfive\n");
+    assert_eq!(log.read(), "");
+    fs::remove_file(&log.log).expect("removed");
+    assert_eq!(log.read(), "", "what is left of a removed log is not read again");
+}
+
+#[test]
+fn rotation_in_the_middle_of_older_files() {
+    let mut log = Rotation::new();
+    for name in 0..3 {
+        log.rotate();
+        log.write(&format!("{name} {}", "x".repeat(40 << 10)));
+    }
+    let mut text = String::from_utf8(log.reader.chunk().expect("readable")).expect("text");
+    log.rotate();
+    log.write("last");
+    text.push_str(&log.read());
+    let starts: Vec<&str> = text.lines().map(|l| l.get(..2).unwrap_or(l)).collect();
+    assert_eq!(starts, ["fi", "0 ", "1 ", "2 ", "la"]);
+}
+
+#[test]
+fn nothing_is_lost_beside_a_writer_that_rotates_all_the_time() {
+    const LINES: u32 = 3000;
+    let mut log = Rotation::new();
+    let (path, directory) = (log.log.clone(), log.directory.path().to_owned());
+    let writer = std::thread::spawn(move || {
+        for line in 0..LINES {
+            append(&path, &entry(1, "stdout", "F", &line.to_string()));
+            if line % 7 == 0 {
+                let name = format!("0.log.20261122-100000-{line:09}");
+                fs::rename(&path, directory.join(name)).expect("renamed");
+            }
+        }
+    });
+    let mut text = String::new();
+    while !writer.is_finished() {
+        text.push_str(&log.read());
+    }
+    writer.join().expect("written");
+    text.push_str(&log.read());
+    let wanted: String = (0..LINES).map(|line| format!("{line}\n")).collect();
+    assert_eq!(text, format!("first\n{wanted}"));
 }
