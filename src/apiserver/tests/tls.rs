@@ -6,15 +6,17 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
 
 struct Cluster {
     server: Arc<ApiServer>,
@@ -37,7 +39,7 @@ impl Cluster {
         Self { server, pki, address, shutdown, serving }
     }
 
-    async fn connect(&self, identity: Option<&pki::Identity>) -> SendRequest<Full<Bytes>> {
+    async fn tls(&self, identity: Option<&pki::Identity>) -> TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         let authority = self.pki.server_authority.certificate_pem();
         roots
@@ -59,10 +61,11 @@ impl Cluster {
         };
         let tcp = tokio::net::TcpStream::connect(self.address).await.expect("connection");
         let name = ServerName::try_from("localhost").expect("name");
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
-            .connect(name, tcp)
-            .await
-            .expect("tls");
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("tls")
+    }
+
+    async fn connect(&self, identity: Option<&pki::Identity>) -> SendRequest<Full<Bytes>> {
+        let stream = self.tls(identity).await;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.expect("http");
         tokio::spawn(connection.with_upgrades());
         sender
@@ -142,6 +145,27 @@ async fn certificates_tokens_and_neither() {
     assert_eq!(cluster.ask(None, &token, "/api").await.0, 401);
     ask(&cluster.server, "POST", accounts, r#"{"metadata":{"name":"robot"}}"#).await;
     assert_eq!(cluster.ask(None, &token, "/api").await.0, 401, "another account of that name");
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn head_over_http2() {
+    let cluster = Cluster::start(Limits::default(), Dialer(None)).await;
+    let admin = cluster.pki.admin.clone();
+    let stream = TokioIo::new(cluster.tls(Some(&admin)).await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.expect("http");
+    let connection = tokio::spawn(connection);
+    for (path, wanted) in [("/readyz", 200), ("/api/v1/pods", 405), ("/nowhere", 404)] {
+        let request = Request::head(format!("https://localhost{path}"));
+        let request = request.body(Full::<Bytes>::default()).expect("request");
+        let response = sender.send_request(request).await.expect("answer");
+        assert_eq!(response.status(), wanted, "{path}");
+        let body = response.into_body().collect().await.expect("an orderly end").to_bytes();
+        assert!(body.is_empty(), "{path}");
+    }
+    drop(sender);
+    connection.await.expect("no panic").expect("an orderly end");
     cluster.end().await;
 }
 
