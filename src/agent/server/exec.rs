@@ -68,7 +68,8 @@ fn plan(
     let view = api.pod(namespace, pod)?;
     let view = view.borrow();
     let id = running_id(&view, container).ok_or_else(|| {
-        Refusal(StatusCode::NOT_FOUND, format!("container not found ({container:?})"))
+        let text = format!("container not found ({container:?})");
+        Refusal(StatusCode::INTERNAL_SERVER_ERROR, text)
     })?;
     let command = query.all("command");
     if verb == Verb::Exec && command.is_empty() {

@@ -108,7 +108,7 @@ impl KubeletApi {
             }
             ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
                 self.pod(namespace, pod)?;
-                portforward::answer(&request)
+                portforward::answer()
             }
             _ => Err(Refusal(StatusCode::NOT_FOUND, "404 page not found".to_owned())),
         }

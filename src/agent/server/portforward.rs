@@ -1,12 +1,11 @@
-//! `/portForward`: a clear refusal, as long as the node does not speak the SPDY frames that kubectl tunnels.
+//! `/portForward`: a clear refusal, as long as the node does not speak the SPDY frames that kubectl tunnels. It comes
+//! before any look at the upgrade, because kubectl asks again with SPDY and shows that answer.
 
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
+use http::StatusCode;
 
-use super::{Answer, Refusal, upgrade};
+use super::{Answer, Refusal};
 
-pub(super) fn answer(request: &Request<Incoming>) -> Answer {
-    upgrade::check(request.headers())?;
+pub(super) fn answer() -> Answer {
     let text = "port forwarding is not supported by this node yet".to_owned();
     Err(Refusal(StatusCode::NOT_IMPLEMENTED, text))
 }
