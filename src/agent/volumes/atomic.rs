@@ -39,8 +39,9 @@ pub(crate) fn write(
     let name = format!("..{}", now.strftime("%Y_%m_%d_%H_%M_%S.%9f"));
     let fresh = volume.join(&name);
     DirBuilder::new().mode(0o755).create(&fresh)?;
-    fs::set_permissions(&fresh, Permissions::from_mode(0o755))?;
     chown(&fresh, None, group)?;
+    let mode = if group.is_some() { 0o2755 } else { 0o755 };
+    fs::set_permissions(&fresh, Permissions::from_mode(mode))?;
     for (path, file) in payload {
         write_file(&fresh, path, file, group)?;
     }

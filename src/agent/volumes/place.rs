@@ -2,7 +2,9 @@
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown,
+};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -15,6 +17,8 @@ use super::payload::{self, Sources};
 use super::plan::{Kind, kind};
 use crate::paths::Paths;
 
+/// The mode of the root of a volume in a pod with an fsGroup.
+const GROUP_ROOT_MODE: u32 = 0o2777;
 const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
 /// The directory (or file) that containers see as this volume; it need not exist yet.
@@ -53,6 +57,9 @@ pub(crate) fn set_up(
             if memory {
                 memory_backed(&directory, None).map_err(io("cannot mount", &directory))?;
             }
+            if let Some(group) = group {
+                give(&directory, group).map_err(io("cannot change", &directory))?;
+            }
             atomic::write(&directory, &files, group, Timestamp::now())
                 .map_err(io("cannot write", &directory))?;
             Ok(())
@@ -73,10 +80,19 @@ fn empty_dir(
         memory_backed(directory, size)?;
     }
     if let (Some(group), true) = (group, fresh || memory) {
-        chown(directory, None, Some(group))?;
-        fs::set_permissions(directory, Permissions::from_mode(0o2777))?;
+        give(directory, group)?;
     }
     Ok(())
+}
+
+/// Gives the root of a volume to the pod's fsGroup; what is made in it has the group too.
+fn give(directory: &Path, group: u32) -> io::Result<()> {
+    let meta = fs::metadata(directory)?;
+    if meta.gid() == group && meta.mode() & 0o7777 == GROUP_ROOT_MODE {
+        return Ok(());
+    }
+    chown(directory, None, Some(group))?;
+    fs::set_permissions(directory, Permissions::from_mode(GROUP_ROOT_MODE))
 }
 
 /// Makes a directory with exactly these permissions, whatever the umask.
@@ -101,7 +117,6 @@ fn memory_backed(directory: &Path, size: Option<u64>) -> io::Result<()> {
 }
 
 fn is_mount_point(directory: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
     let Some(parent) = directory.parent() else { return Ok(true) };
     Ok(fs::metadata(directory)?.dev() != fs::metadata(parent)?.dev())
 }

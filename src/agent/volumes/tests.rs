@@ -215,3 +215,27 @@ fn a_pod_is_removed_whole() {
     assert!(!paths.pod("u1").exists());
     place::remove_pod(&paths, "u1").expect("removed again");
 }
+
+#[test]
+fn roots_of_volumes_belong_to_the_group_of_the_pod() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let paths = Paths::new(directory.path());
+    let group = fs::metadata(directory.path()).expect("there").gid();
+    let pod: Pod = typed(json!({"spec": {"securityContext": {"fsGroup": group},
+        "containers": [{"name": "a"}]}}));
+    let objects = objects();
+    let (node, tokens) = (NodeFields::default(), BTreeMap::new());
+    let sources = Sources { pod: &pod, objects: &objects, node: &node, tokens: &tokens };
+    for volume in [
+        json!({"name": "v", "configMap": {"name": "cm"}}),
+        json!({"name": "w", "projected": {"sources": [{"configMap": {"name": "cm"}}]}}),
+        json!({"name": "x", "emptyDir": {}}),
+    ] {
+        let volume: Volume = typed(volume);
+        place::set_up(&paths, "u1", &volume, &sources).expect("set up");
+        place::set_up(&paths, "u1", &volume, &sources).expect("set up again");
+        let root = place::source(&paths, "u1", &volume).expect("a directory");
+        let meta = fs::metadata(root).expect("there");
+        assert_eq!((meta.gid(), meta.mode() & 0o7777), (group, 0o2777), "{}", volume.name);
+    }
+}
