@@ -13,6 +13,7 @@ use super::types::{
     Effect, EventNote, Failure, ImageFailure, ImageRef, Input, StopPlan, Termination,
 };
 use crate::clock::Now;
+use crate::status::container_id;
 
 /// Mounting is retried soon at first: what is missing is often just being created.
 const MOUNT_RETRY: Duration = Duration::from_millis(500);
@@ -205,6 +206,7 @@ impl PodState {
             .spec_of(name)
             .and_then(|c| c.lifecycle.as_ref())
             .is_some_and(|l| l.post_start.is_some());
+        let id = container_id(self.uid(), name, attempt);
         let Some(container) = self.container_mut(name).filter(|c| c.attempt == attempt) else {
             return;
         };
@@ -241,7 +243,7 @@ impl PodState {
                     container.overcome();
                 }
                 container.phase = if failure.fatal {
-                    Phase::Exited { at: now.mono, exit: start_error(failure.message, now) }
+                    Phase::Exited { at: now.mono, exit: start_error(id, failure.message, now) }
                 } else {
                     let until = now.mono + delay(CREATE_RETRY, CREATE_RETRY_MAX, failures);
                     Phase::StartFailed { until, reason: failure.reason, message: failure.message }
@@ -389,7 +391,7 @@ fn failed_event(failure: &Failure, container: &str) -> Effect {
     Effect::Event(EventNote::warning("Failed", text).on(container))
 }
 
-fn start_error(message: String, now: Now) -> Termination {
+fn start_error(id: String, message: String, now: Now) -> Termination {
     Termination {
         exit_code: 128,
         signal: None,
@@ -397,7 +399,7 @@ fn start_error(message: String, now: Now) -> Termination {
         message: Some(message),
         started_at: Some(Timestamp::UNIX_EPOCH),
         finished_at: now.wall,
-        container_id: None,
+        container_id: Some(id),
     }
 }
 

@@ -323,3 +323,31 @@ fn a_lost_sandbox_makes_init_containers_run_again() {
     let effects: Vec<String> = state.step(Input::Tick, now).iter().map(show).collect();
     assert_eq!(effects, ["mount", "sandbox", "pull i"]);
 }
+
+#[test]
+fn a_failed_start_names_its_container() {
+    let pod: Arc<Pod> = Arc::new(
+        serde_json::from_value(pod(json!({"restartPolicy": "Never",
+            "containers": [{"name": "a", "image": "app:1"}]})))
+        .expect("a pod"),
+    );
+    let now =
+        Now { wall: "2026-11-22T10:00:00Z".parse().expect("a time"), mono: Duration::from_secs(1) };
+    let mut state = PodState::new(pod, now);
+    let failed = Failure { fatal: true, ..Failure::new("RunContainerError", "no such program") };
+    for input in [
+        Input::Tick,
+        Input::Image { name: "a".into(), result: Ok(image()) },
+        Input::Sandbox(Ok(Vec::new())),
+        Input::Volumes(Ok(())),
+        Input::Started { name: "a".into(), attempt: 0, result: Err(failed) },
+    ] {
+        state.step(input, now);
+    }
+    let status = status::compute(&state, &[], &PodStatus::default(), now.wall);
+    let shown = status.container_statuses.expect("statuses").remove(0).state.expect("a state");
+    let ended = shown.terminated.expect("an end");
+    assert_eq!(ended.reason.as_deref(), Some("StartError"));
+    let id = format!("copepod://{}", status::container_id("u1", "a", 0));
+    assert_eq!(ended.container_id, Some(id));
+}
