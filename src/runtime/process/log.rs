@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-/// The longest piece of a line; a longer line is written in pieces marked P, the last one F.
+/// The longest piece of a line; a longer line is written in pieces marked P, the one with its end F.
 pub(super) const LINE_MAX: usize = 16 << 10;
 
 /// Bytes of a line besides its text: time, stream, tag, spaces and the end.
@@ -111,12 +111,12 @@ impl Log {
         self.append(&out, now);
     }
 
-    /// Writes what is left of a last line without an end.
+    /// Writes what is left of a last line without an end, as a piece: readers must not end it either.
     pub(super) fn finish(&mut self, stream: Stream, now: Timestamp) {
         let rest = self.unfinished.get_mut(stream as usize).map(std::mem::take).unwrap_or_default();
         if !rest.is_empty() && !self.path.as_os_str().is_empty() {
             let mut out = Vec::new();
-            line(&mut out, stream, 'F', &rest, now);
+            line(&mut out, stream, 'P', &rest, now);
             self.append(&out, now);
         }
     }

@@ -36,7 +36,7 @@ async fn a_container_runs_logs_and_exits_with_its_code() {
     out.sort();
     assert_eq!(
         out,
-        ["stderr F err", "stdout F /", "stdout F host-a", "stdout F out", "stdout F tail"]
+        ["stderr F err", "stdout F /", "stdout F host-a", "stdout F out", "stdout P tail"]
     );
     node.finish().await;
 }
