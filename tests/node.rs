@@ -88,8 +88,8 @@ fn logs_follow_tail_previous() {
 
     m.apply(&pod("once", "", "echo attempt; exit 3")).expect("apply");
     m.wait("a second attempt", |m| {
-        m.ok(&["get", "pod", "once", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"])
-            != "0"
+        let count = "jsonpath={.status.containerStatuses[0].restartCount}";
+        m.ok(&["get", "pod", "once", "-o", count]).parse().is_ok_and(|count: u32| count > 0)
     });
     assert_eq!(m.ok(&["logs", "once", "--previous"]), "attempt\n");
     let last = m.ok(&[
