@@ -206,6 +206,7 @@ fn api_config(
         cluster_domain: flags.cluster_domain.clone(),
         advertise: SocketAddr::new(advertise, flags.https_listen_port),
         dialer,
+        supervisor: None,
         limits: apiserver::Limits::default(),
     }
 }

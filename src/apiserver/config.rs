@@ -22,6 +22,23 @@ pub trait NodeDialer: Send + Sync {
     fn dial(&self, node: &str) -> BoxFuture<'static, std::io::Result<Box<dyn Stream>>>;
 }
 
+/// Answers the paths by which agents join and reach the server: [`Supervisor::answers`] says which.
+pub trait Supervisor: Send + Sync {
+    /// Answers one request; authentication, authorization and limits of these paths are its own business. `peer` is
+    /// the verified client certificate. An upgrade of the connection works as usual with hyper.
+    fn handle(
+        &self,
+        peer: Option<pki::PeerIdentity>,
+        request: http::Request<Body>,
+    ) -> BoxFuture<'static, http::Response<Body>>;
+}
+
+impl dyn Supervisor {
+    pub(crate) fn answers(path: &str) -> bool {
+        matches!(path, "/cacerts" | "/ping") || path.starts_with("/v1-copepod/")
+    }
+}
+
 /// Who asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct User {
@@ -52,6 +69,8 @@ pub struct Config {
     /// Where clients outside the process reach this server; published as the endpoint of the Service `kubernetes`.
     pub advertise: SocketAddr,
     pub dialer: Arc<dyn NodeDialer>,
+    /// Asked before authentication.
+    pub supervisor: Option<Arc<dyn Supervisor>>,
     pub limits: Limits,
 }
 

@@ -37,7 +37,7 @@ mod subresources;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Body, BoxError, BoxFuture, Config, Limits, NodeDialer, Stream, User};
+pub use config::{Body, BoxError, BoxFuture, Config, Limits, NodeDialer, Stream, Supervisor, User};
 pub use server::ApiServer;
 
 /// Why the server could not start.

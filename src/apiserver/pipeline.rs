@@ -5,7 +5,9 @@ use crate::answer::{self, Answer, Form, Result};
 use crate::authz::{self, Attributes};
 use crate::registry::{self, Context};
 use crate::request::{Query, Route, Target, route};
-use crate::{ApiServer, Body, User, authn, body, impersonation, node_access, paths, subresources};
+use crate::{
+    ApiServer, Body, Supervisor, User, authn, body, impersonation, node_access, paths, subresources,
+};
 use api::{Resource, Status, Strategy};
 use bytes::Bytes;
 use http::header::ACCEPT;
@@ -38,6 +40,11 @@ impl ApiServer {
         peer: Option<Arc<PeerIdentity>>,
         request: Request<Body>,
     ) -> Response<Body> {
+        if let Some(supervisor) = &self.config.supervisor
+            && <dyn Supervisor>::answers(request.uri().path())
+        {
+            return supervisor.handle(peer.as_deref().cloned(), request).await;
+        }
         let (asked, body) = match understand(request) {
             Ok(understood) => understood,
             Err(status) => return answer::status_response(&status),

@@ -52,6 +52,7 @@ pub(crate) fn config(pki: &pki::ServerPki, limits: Limits, dialer: Dialer) -> Co
         cluster_domain: "cluster.local".into(),
         advertise: ([192, 168, 1, 2], 6443).into(),
         dialer: Arc::new(dialer),
+        supervisor: None,
         limits,
     }
 }

@@ -29,7 +29,12 @@ struct Cluster {
 impl Cluster {
     async fn start(limits: Limits, dialer: Dialer) -> Self {
         let pki = super::support::pki();
-        let server = ApiServer::new(config(&pki, limits, dialer)).await.expect("server");
+        let config = config(&pki, limits, dialer);
+        Self::start_with(pki, config).await
+    }
+
+    async fn start_with(pki: pki::ServerPki, config: crate::Config) -> Self {
+        let server = ApiServer::new(config).await.expect("server");
         let tls =
             pki::server_config(&pki.server, pki.client_authority.certificate_pem()).expect("tls");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener");
@@ -302,5 +307,70 @@ async fn streams_reach_the_kubelet() {
     let mut back = [0u8; 16];
     stream.read_exact(&mut back).await.expect("read");
     assert_eq!(&back, b"through and back");
+    cluster.end().await;
+}
+
+/// Tells who asks, and echoes on upgraded connections.
+struct Echo;
+
+impl crate::Supervisor for Echo {
+    fn handle(
+        &self,
+        peer: Option<pki::PeerIdentity>,
+        mut request: Request<Body>,
+    ) -> crate::BoxFuture<'static, Response<Body>> {
+        let who = peer.map_or("nobody".to_owned(), |peer| peer.common_name);
+        if !request.headers().contains_key("upgrade") {
+            return Box::pin(async { Response::new(crate::answer::full(who)) });
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(upgrade.await.expect("upgrade"));
+            let mut buffer = [0u8; 64];
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                stream.write_all(&buffer[..count]).await.expect("echo");
+            }
+        });
+        let answer = Response::builder()
+            .status(101)
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .body(Body::default());
+        Box::pin(async { answer.expect("response") })
+    }
+}
+
+#[tokio::test]
+async fn a_supervisor_is_asked_before_authentication() {
+    let pki = super::support::pki();
+    let mut config = config(&pki, Limits::default(), Dialer(None));
+    config.supervisor = Some(Arc::new(Echo));
+    let cluster = Cluster::start_with(pki, config).await;
+    let admin = cluster.pki.admin.clone();
+    for path in ["/cacerts", "/ping", "/v1-copepod/config?x=1"] {
+        assert_eq!(cluster.ask(None, "", path).await, (200, "nobody".into()), "{path}");
+        let (code, who) = cluster.ask(Some(&admin), "", path).await;
+        assert_eq!((code, who.as_str()), (200, Some("system:admin")), "{path}");
+        assert_eq!(cluster.ask(None, "not a token", path).await.0, 200, "{path}");
+    }
+    for path in ["/v1-copepod", "/pings", "/cacerts/x"] {
+        assert_eq!(cluster.ask(None, "", path).await.0, 401, "{path}");
+    }
+    let mut sender = cluster.connect(Some(&admin)).await;
+    let request = Request::builder()
+        .uri("/v1-copepod/connect")
+        .header("host", "localhost")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .body(Full::default())
+        .expect("request");
+    let mut response = sender.send_request(request).await.expect("answer");
+    assert_eq!(response.status(), 101);
+    let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.expect("upgrade"));
+    stream.write_all(b"through and back").await.expect("write");
+    let mut back = [0u8; 16];
+    stream.read_exact(&mut back).await.expect("read");
+    assert_eq!(&back, b"through and back");
+    drop(stream);
     cluster.end().await;
 }

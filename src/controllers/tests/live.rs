@@ -76,6 +76,7 @@ impl Cluster {
             cluster_domain: "cluster.local".into(),
             advertise: ([127, 0, 0, 1], 6443).into(),
             dialer: Arc::new(NoNodes),
+            supervisor: None,
             limits: Limits::default(),
         };
         let server = ApiServer::new(config).await.expect("server");
