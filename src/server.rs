@@ -184,6 +184,7 @@ fn credentials(settings: &Settings, folder: &Path) -> Result<pki::ServerPki> {
         service_ip: settings.network.kubernetes,
         ips: ips.into_iter().flatten().filter(|ip| !ip.is_unspecified()).collect(),
         extra: flags.tls_san.clone(),
+        leaf_seconds: pki::LEAF_SECONDS,
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     pki::ensure(folder, &names, i64::try_from(now).unwrap_or(i64::MAX))

@@ -6,6 +6,7 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, SanType,
 };
+use rustls_pki_types::CertificateSigningRequestDer;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use std::time::Duration;
 /// Boards without a battery start in 1970. Certificates begin here and never "expire before" it, whatever the clock says.
 pub(crate) const EPOCH_FLOOR: i64 = 1_767_225_600; // 2026-01-01T00:00:00Z
 
-const DAY: i64 = 24 * 3600;
-const AUTHORITY_DAYS: i64 = 3650;
+pub(crate) const DAY: i64 = 24 * 3600;
+const AUTHORITY_SECONDS: i64 = 3650 * DAY;
 
 /// A certificate chain and its key, both PEM.
 #[derive(Clone)]
@@ -39,7 +40,8 @@ pub struct Request {
     pub subject: Subject,
     pub server: bool,
     pub client: bool,
-    pub days: i64,
+    /// How long the certificate lives.
+    pub seconds: i64,
 }
 
 /// A P-256 authority with its private key.
@@ -56,7 +58,7 @@ impl Authority {
         let mut params = params(
             &Subject { common_name: common_name.into(), ..Default::default() },
             now,
-            AUTHORITY_DAYS,
+            AUTHORITY_SECONDS,
         )?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![
@@ -122,37 +124,56 @@ impl Authority {
     /// Issues a certificate for a fresh key.
     pub fn issue(&self, request: &Request, now: i64) -> Result<Identity, Error> {
         let key = generate()?;
-        let mut params = params(&request.subject, now, request.days)?;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        if request.server {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        }
-        if request.client {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-        }
-        params.use_authority_key_identifier_extension = true;
-        let certificate =
-            params.signed_by(&key, &self.issuer).map_err(failed("issue a certificate"))?;
+        let certificate = leaf_params(request, now)?
+            .signed_by(&key, &self.issuer)
+            .map_err(failed("issue a certificate"))?;
         Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
-    /// Signs the public key of a certificate signing request. Everything else in the certificate comes from `request`:
-    /// a node must not choose its own name or rights.
-    pub fn sign(&self, csr_pem: &str, request: &Request, now: i64) -> Result<String, Error> {
-        let mut csr = CertificateSigningRequestParams::from_pem(csr_pem)
-            .map_err(failed("read the signing request"))?;
-        let mut params = params(&request.subject, now, request.days)?;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        if request.server {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        }
-        if request.client {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-        }
-        params.use_authority_key_identifier_extension = true;
-        csr.params = params;
+    /// Signs the public key of a certificate signing request (DER), whose own signature is checked. Everything else in
+    /// the certificate comes from `request`: a node must not choose its own name or rights.
+    pub fn sign(&self, csr: &[u8], request: &Request, now: i64) -> Result<String, Error> {
+        let mut csr =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
+                .map_err(failed("read the signing request"))?;
+        csr.params = leaf_params(request, now)?;
         Ok(csr.signed_by(&self.issuer).map_err(failed("sign the request"))?.pem())
     }
+}
+
+/// A new P-256 key as PKCS#8 PEM.
+pub fn new_key() -> Result<String, Error> {
+    Ok(generate()?.serialize_pem())
+}
+
+/// A certificate signing request (DER) for a key in PEM, without a wish for any name: the signer decides.
+pub fn signing_request(key_pem: &str) -> Result<Vec<u8>, Error> {
+    let key = KeyPair::from_pem(key_pem).map_err(failed("read the key"))?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let request = params.serialize_request(&key).map_err(failed("make a signing request"))?;
+    Ok(request.der().to_vec())
+}
+
+/// The public key a signing request is for, after its signature was checked.
+pub fn requested_key(csr: &[u8]) -> Result<Vec<u8>, Error> {
+    use rcgen::PublicKeyData;
+    let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
+        .map_err(failed("read the signing request"))?;
+    Ok(csr.public_key.der_bytes().to_vec())
+}
+
+fn leaf_params(request: &Request, now: i64) -> Result<CertificateParams, Error> {
+    let mut params = params(&request.subject, now, request.seconds)?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    if request.server {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    }
+    if request.client {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    }
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
 }
 
 fn generate() -> Result<KeyPair, Error> {
@@ -163,7 +184,7 @@ fn failed(doing: &'static str) -> impl Fn(rcgen::Error) -> Error {
     move |source| Error::Certificate { doing, source }
 }
 
-fn params(subject: &Subject, now: i64, days: i64) -> Result<CertificateParams, Error> {
+fn params(subject: &Subject, now: i64, lifetime: i64) -> Result<CertificateParams, Error> {
     let mut params =
         CertificateParams::new(subject.dns_names.clone()).map_err(failed("use the dns names"))?;
     params.subject_alt_names.extend(subject.ips.iter().copied().map(SanType::IpAddress));
@@ -177,7 +198,7 @@ fn params(subject: &Subject, now: i64, days: i64) -> Result<CertificateParams, E
             + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
     };
     params.not_before = at(EPOCH_FLOOR);
-    params.not_after = at(now.max(EPOCH_FLOOR) + days * DAY);
+    params.not_after = at(now.max(EPOCH_FLOOR) + lifetime);
     Ok(params)
 }
 

@@ -1,15 +1,18 @@
 //! Everything a server needs below one directory: what exists is used, what is missing is made, and what no longer
 //! fits (other names, soon expired, another authority) is issued again.
 
-use crate::{Authority, Error, Identity, Request, ServiceAccountKeys, Subject, files, tls};
+use crate::authority::DAY;
+use crate::facts::Facts;
+use crate::{Authority, Error, Identity, Request, ServiceAccountKeys, Subject, files};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const LEAF_DAYS: i64 = 365;
+/// How long certificates of servers, components and nodes live unless the operator says otherwise.
+pub const LEAF_SECONDS: i64 = 365 * DAY;
 
-/// A certificate with fewer seconds left is issued again at start.
-const RENEW_BEFORE: i64 = 90 * 24 * 3600;
+/// A certificate with less than this part of its life left is issued again.
+const RENEW_PART: i64 = 4;
 
 /// What the server may be called; its certificate names exactly these.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub struct ServerNames {
     pub ips: Vec<IpAddr>,
     /// Further names or addresses the operator gave.
     pub extra: Vec<String>,
+    /// How long certificates live; [`LEAF_SECONDS`] normally.
+    pub leaf_seconds: i64,
 }
 
 /// The credentials of a server.
@@ -47,7 +52,7 @@ pub fn ensure(dir: &Path, names: &ServerNames, now: i64) -> Result<ServerPki, Er
     let server =
         leaf(dir, "serving-kube-apiserver", &server_authority, server_request(names), now)?;
     let client = |file: &str, user: &str, group: Option<&str>| {
-        leaf(dir, file, &client_authority, client_request(user, group), now)
+        leaf(dir, file, &client_authority, client_request(user, group, names.leaf_seconds), now)
     };
     let admin = client("client-admin", "system:admin", Some("system:masters"))?;
     let kubelet = client(
@@ -95,16 +100,16 @@ fn server_request(names: &ServerNames) -> Request {
     ips.dedup();
     let subject =
         Subject { common_name: "kube-apiserver".into(), organization: None, dns_names, ips };
-    Request { subject, server: true, client: false, days: LEAF_DAYS }
+    Request { subject, server: true, client: false, seconds: names.leaf_seconds }
 }
 
-fn client_request(user: &str, group: Option<&str>) -> Request {
+fn client_request(user: &str, group: Option<&str>, seconds: i64) -> Request {
     let subject = Subject {
         common_name: user.into(),
         organization: group.map(str::to_owned),
         ..Default::default()
     };
-    Request { subject, server: false, client: true, days: LEAF_DAYS }
+    Request { subject, server: false, client: true, seconds }
 }
 
 fn leaf(
@@ -129,47 +134,15 @@ fn leaf(
 /// Whether a certificate on disk still says what it should: same subject and names, this authority's signature, its
 /// own key, and time left. Anything unreadable does not fit: leaves are cheap to make again.
 fn fits(certificate: &str, key: &str, authority: &Authority, request: &Request, now: i64) -> bool {
-    let (Ok(der), Ok(authority), Ok(key)) = (
-        tls::first_certificate(certificate),
-        tls::first_certificate(authority.certificate_pem()),
-        rcgen::KeyPair::from_pem(key),
-    ) else {
+    let (Ok(facts), Ok(key)) = (Facts::of_pem(certificate), rcgen::KeyPair::from_pem(key)) else {
         return false;
     };
-    let (Ok((_, parsed)), Ok((_, authority))) = (
-        x509_parser::parse_x509_certificate(&der),
-        x509_parser::parse_x509_certificate(&authority),
-    ) else {
-        return false;
-    };
-    let Some(peer) = tls::peer_identity(&der) else { return false };
-    peer.common_name == request.subject.common_name
-        && peer.organizations.iter().eq(request.subject.organization.iter())
-        && names_of(&parsed) == wanted_names(&request.subject)
-        && parsed.issuer().as_raw() == authority.subject().as_raw()
-        && signed_by(&parsed, &authority)
-        && parsed.public_key().raw.ends_with(rcgen::PublicKeyData::der_bytes(&key))
-        && parsed.validity().not_after.timestamp() > now + RENEW_BEFORE
-}
-
-fn names_of(certificate: &x509_parser::certificate::X509Certificate<'_>) -> Vec<String> {
-    use x509_parser::extensions::GeneralName;
-    let names = certificate.subject_alternative_name().ok().flatten();
-    let mut names: Vec<String> = names
-        .iter()
-        .flat_map(|e| &e.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::DNSName(dns) => Some((*dns).to_owned()),
-            GeneralName::IPAddress(bytes) => <[u8; 4]>::try_from(*bytes)
-                .map(IpAddr::from)
-                .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
-                .ok()
-                .map(|ip| ip.to_string()),
-            _ => None,
-        })
-        .collect();
-    names.sort();
-    names
+    facts.common_name == request.subject.common_name
+        && facts.organizations.iter().eq(request.subject.organization.iter())
+        && facts.names == wanted_names(&request.subject)
+        && facts.issued_by(authority.certificate_pem())
+        && facts.public_key.ends_with(rcgen::PublicKeyData::der_bytes(&key))
+        && facts.not_after > now + request.seconds / RENEW_PART
 }
 
 fn wanted_names(subject: &Subject) -> Vec<String> {
@@ -181,15 +154,4 @@ fn wanted_names(subject: &Subject) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-/// Checks an ECDSA P-256 signature with ring; x509-parser's own check would need a second crypto feature.
-fn signed_by(
-    certificate: &x509_parser::certificate::X509Certificate<'_>,
-    authority: &x509_parser::certificate::X509Certificate<'_>,
-) -> bool {
-    let key = &authority.public_key().subject_public_key.data;
-    ring::signature::UnparsedPublicKey::new(&ring::signature::ECDSA_P256_SHA256_ASN1, key)
-        .verify(certificate.tbs_certificate.as_ref(), &certificate.signature_value.data)
-        .is_ok()
 }

@@ -36,7 +36,8 @@ pub fn read_private(path: &Path) -> Result<Option<String>, Error> {
     fs::read_to_string(path).map(Some).map_err(fail)
 }
 
-pub(crate) fn make_directory(path: &Path) -> Result<(), Error> {
+/// Makes a directory only its owner may enter.
+pub fn make_directory(path: &Path) -> Result<(), Error> {
     fs::create_dir_all(path)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
         .map_err(|source| Error::File { doing: "create directory", path: path.to_owned(), source })

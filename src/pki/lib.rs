@@ -6,22 +6,31 @@
 
 mod authority;
 mod ensure;
+mod facts;
 mod files;
 mod join;
 mod kubeconfig;
+mod password;
 mod service_account;
 mod tls;
 
 #[cfg(test)]
 mod tests;
 
-pub use authority::{Authority, Identity, Request, Subject};
-pub use ensure::{ServerNames, ServerPki, ensure};
-pub use files::{read_private, write_private, write_public};
-pub use join::{JoinToken, ensure_token};
+pub use authority::{
+    Authority, Identity, Request, Subject, new_key, requested_key, signing_request,
+};
+pub use ensure::{LEAF_SECONDS, ServerNames, ServerPki, ensure};
+pub use facts::Facts;
+pub use files::{make_directory, read_private, write_private, write_public};
+pub use join::{BootstrapToken, JoinSecret, JoinToken, ensure_token, write_token};
 pub use kubeconfig::{Credentials, kubeconfig, write_kubeconfig};
+pub use password::{hash_password, password_matches, sha256_hex};
 pub use service_account::{Bound, Claims, KubernetesClaims, ServiceAccountKeys};
-pub use tls::{PeerIdentity, peer_identity, server_config};
+pub use tls::{
+    PeerIdentity, ServingCertificate, client_config, peer_identity, server_config,
+    server_config_of, unverified_client_config,
+};
 
 use std::path::PathBuf;
 

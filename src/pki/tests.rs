@@ -13,6 +13,7 @@ fn names() -> ServerNames {
         service_ip: [10, 43, 0, 1].into(),
         ips: vec![[192, 168, 1, 5].into()],
         extra: vec!["copepod.example".into(), "203.0.113.9".into()],
+        leaf_seconds: LEAF_SECONDS,
     }
 }
 
@@ -103,13 +104,13 @@ fn signing_requests_give_no_rights() {
     let key = rcgen::KeyPair::generate().expect("key");
     let mut wish = rcgen::CertificateParams::new(vec!["evil.example".into()]).expect("params");
     wish.distinguished_name.push(rcgen::DnType::CommonName, "system:admin");
-    let csr = wish.serialize_request(&key).expect("csr").pem().expect("pem");
+    let csr = wish.serialize_request(&key).expect("csr").der().to_vec();
     let subject = Subject { common_name: "system:node:a".into(), ..Default::default() };
-    let request = Request { subject, server: false, client: true, days: 1 };
+    let request = Request { subject, server: false, client: true, seconds: 86400 };
     let signed = authority.sign(&csr, &request, NOW).expect("signed");
     let peer = peer_identity(&tls::first_certificate(&signed).expect("pem")).expect("names");
     assert_eq!(peer.common_name, "system:node:a");
-    assert!(authority.sign("-----BEGIN NONSENSE-----", &request, NOW).is_err());
+    assert!(authority.sign(b"nonsense", &request, NOW).is_err());
 }
 
 #[test]
@@ -157,9 +158,13 @@ fn join_tokens() {
     assert!(text.starts_with("K10") && text.ends_with("::server:pa:ss"), "{text}");
     let parsed = JoinToken::parse(&text).expect("own token");
     assert!(parsed == token && parsed.trusts("pem") && !parsed.trusts("other"));
-    assert!(parsed.admits("server", "pa:ss") && !parsed.admits("node", "pa:ss"));
     let short = JoinToken::parse("secret\n").expect("short token");
-    assert!(short.password == "secret" && short.trusts("anything"));
+    assert!(short.password() == Some("secret") && short.trusts("anything"));
+    let made = BootstrapToken::random().expect("random");
+    let full = JoinToken::bootstrap("pem", made.clone()).to_string();
+    assert!(JoinToken::parse(&full).expect("full").secret == JoinSecret::Bootstrap(made.clone()));
+    let short = JoinToken::parse(&made.to_string()).expect("short");
+    assert!(short.secret == JoinSecret::Bootstrap(made) && short.authority_hash.is_none());
     for broken in ["", "K10zz::a:b", "K10::", "a::b", "two words"] {
         assert!(JoinToken::parse(broken).is_err(), "{broken:?}");
     }
@@ -167,7 +172,8 @@ fn join_tokens() {
     let made = ensure_token(&path, "pem", "server", None).expect("made");
     assert!(ensure_token(&path, "pem", "server", None).expect("kept") == made);
     let own = ensure_token(&path, "pem", "server", Some("mine")).expect("own");
-    assert_eq!(own.password, "mine");
+    assert_eq!(own.password(), Some("mine"));
+    assert!(ensure_token(&path, "pem", "server", Some("abcdef.0123456789abcdef")).is_err());
     std::fs::remove_dir_all(path.parent().expect("parent")).expect("clean up");
 }
 
@@ -184,4 +190,36 @@ fn kubeconfig_text() {
     assert_eq!(std::fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
     std::fs::remove_dir_all(path.parent().and_then(Path::parent).expect("parent"))
         .expect("clean up");
+}
+
+#[test]
+fn passwords_are_kept_as_slow_hashes() {
+    let kept = hash_password("0123").expect("hash");
+    assert!(kept.starts_with("$2:") && !kept.contains("0123:"), "{kept}");
+    assert!(password_matches("0123", &kept) && !password_matches("0124", &kept));
+    assert_ne!(kept, hash_password("0123").expect("hash"));
+    for broken in ["", "$2:a:b:c", "$2:a:0:AAAA", "$2:a:4000000000:AAAA", "$1:a:1:AAAA"] {
+        assert!(!password_matches("0123", broken), "{broken}");
+    }
+}
+
+#[test]
+fn a_signing_request_is_for_its_key() {
+    let authority = Authority::create("ca", NOW).expect("authority");
+    let other = Authority::create("ca", NOW).expect("authority");
+    let key = new_key().expect("key");
+    let csr = signing_request(&key).expect("csr");
+    let subject = Subject { common_name: "system:node:a".into(), ..Default::default() };
+    let request = Request { subject, server: false, client: true, seconds: 60 };
+    let facts =
+        Facts::of_pem(&authority.sign(&csr, &request, NOW).expect("signed")).expect("facts");
+    assert_eq!((facts.common_name.as_str(), facts.not_after), ("system:node:a", NOW + 60));
+    assert!(facts.public_key.ends_with(&requested_key(&csr).expect("key")));
+    assert!(
+        facts.issued_by(authority.certificate_pem()) && !facts.issued_by(other.certificate_pem())
+    );
+    let mut forged = csr;
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    assert!(requested_key(&forged).is_err());
 }

@@ -1,11 +1,17 @@
-//! The TLS side: the server's configuration with optional client certificates, and who a client certificate names.
+//! The TLS configurations of both sides, and who a client certificate names.
 
+use crate::authority::EPOCH_FLOOR;
 use crate::{Error, Identity};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::sync::Arc;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 /// Who a verified client certificate names: the common name is the user, the organizations are the groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,28 +20,167 @@ pub struct PeerIdentity {
     pub organizations: Vec<String>,
 }
 
+/// The time by which certificates are judged: a clock that is before every certificate of ours is not believed, since a
+/// board without a battery starts in 1970.
+#[derive(Debug)]
+struct FlooredTime;
+
+impl TimeProvider for FlooredTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let floor = Duration::from_secs(EPOCH_FLOOR.unsigned_abs());
+        let now = Duration::from_secs(UnixTime::now().as_secs());
+        Some(UnixTime::since_unix_epoch(now.max(floor)))
+    }
+}
+
+/// The certificate a server shows; it can be replaced while connections are made.
+#[derive(Debug)]
+pub struct ServingCertificate {
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl ServingCertificate {
+    pub fn new(identity: &Identity) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Self { current: RwLock::new(Arc::new(certified(identity)?)) }))
+    }
+
+    /// New connections see this certificate from now on.
+    pub fn replace(&self, identity: &Identity) -> Result<(), Error> {
+        let next = Arc::new(certified(identity)?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for ServingCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
 /// A server configuration that asks for client certificates of `client_authority` but lets a client go without.
 pub fn server_config(
     identity: &Identity,
     client_authority_pem: &str,
 ) -> Result<Arc<ServerConfig>, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(client_authority_pem)? {
-        roots.add(certificate)?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+    server_config_of(ServingCertificate::new(identity)?, client_authority_pem)
+}
+
+/// As [`server_config`], with a certificate that can be replaced.
+pub fn server_config_of(
+    certificate: Arc<ServingCertificate>,
+    client_authority_pem: &str,
+) -> Result<Arc<ServerConfig>, Error> {
+    let provider = provider();
+    let roots = Arc::new(roots(client_authority_pem)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
         .allow_unauthenticated()
         .build()
         .map_err(|e| Error::Malformed { what: "client authority".into(), why: e.to_string() })?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())
-        .map_err(|e| Error::Malformed { what: "server key".into(), why: e.to_string() })?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_details(provider, Arc::new(FlooredTime))
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&identity.certificate)?, key)?;
+        .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// A client configuration that trusts `authority_pem` alone and proves itself by `identity`, if there is one. The caller
+/// says which protocols it speaks in `alpn_protocols`.
+pub fn client_config(
+    authority_pem: &str,
+    identity: Option<&Identity>,
+) -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_details(provider(), Arc::new(FlooredTime))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(authority_pem)?);
+    match identity {
+        Some(identity) => {
+            Ok(builder
+                .with_client_auth_cert(certificates(&identity.certificate)?, key(identity)?)?)
+        }
+        None => Ok(builder.with_no_client_auth()),
+    }
+}
+
+/// A client configuration that believes any server. Only for fetching the authority that a token's hash then judges.
+pub fn unverified_client_config() -> Result<ClientConfig, Error> {
+    let provider = provider();
+    let anyone = Arc::new(Anyone(provider.clone()));
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(anyone)
+        .with_no_client_auth())
+}
+
+/// Accepts every server.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn roots(pem: &str) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem)? {
+        roots.add(certificate)?;
+    }
+    if roots.is_empty() {
+        return Err(Error::Malformed {
+            what: "authority".into(),
+            why: "it holds no certificate".into(),
+        });
+    }
+    Ok(roots)
+}
+
+fn key(identity: &Identity) -> Result<PrivateKeyDer<'static>, Error> {
+    PrivateKeyDer::from_pem_slice(identity.key.as_bytes())
+        .map_err(|e| Error::Malformed { what: "private key".into(), why: e.to_string() })
+}
+
+fn certified(identity: &Identity) -> Result<CertifiedKey, Error> {
+    let chain = certificates(&identity.certificate)?;
+    Ok(CertifiedKey::from_der(chain, key(identity)?, &provider())?)
 }
 
 /// The names inside a certificate (DER) that TLS has verified already; `None` if it has no common name.

@@ -35,7 +35,7 @@ fn issue(authority: &pki::Authority, name: &str, server: bool) -> pki::Identity 
         ips: if server { vec![[127, 0, 0, 1].into()] } else { Vec::new() },
         ..pki::Subject::default()
     };
-    let request = pki::Request { subject, server, client: !server, days: 3650 };
+    let request = pki::Request { subject, server, client: !server, seconds: 3650 * 24 * 3600 };
     authority.issue(&request, jiff::Timestamp::now().as_second()).expect("certificate")
 }
 
