@@ -36,6 +36,7 @@ pub(crate) fn pki() -> pki::ServerPki {
         service_ip: [10, 43, 0, 1].into(),
         ips: Vec::new(),
         extra: Vec::new(),
+        leaf_seconds: pki::LEAF_SECONDS,
     };
     let made = pki::ensure(&dir, &names, jiff::Timestamp::now().as_second()).expect("credentials");
     std::fs::remove_dir_all(dir).expect("clean up");

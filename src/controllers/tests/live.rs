@@ -63,6 +63,7 @@ impl Cluster {
             service_ip: [10, 43, 0, 1].into(),
             ips: Vec::new(),
             extra: Vec::new(),
+            leaf_seconds: pki::LEAF_SECONDS,
         };
         let made = pki::ensure(folder.path(), &names, jiff::Timestamp::now().as_second())
             .expect("credentials");
