@@ -26,6 +26,8 @@ pub enum Strategy {
     /// Expires by itself.
     Event,
     ServiceAccount,
+    /// Nobody grants what he does not hold.
+    Rbac,
     /// Answered, never stored (reviews).
     Virtual,
 }
@@ -138,6 +140,7 @@ const ALL: &[&str] =
 /// Namespaces know no deletion of collections.
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
+const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 const fn status(group: &'static str, version: &'static str, kind: &'static str) -> Subresource {
@@ -228,6 +231,24 @@ const fn virtual_review(
         strategy: Strategy::Virtual,
         durability: Durability::Memory,
         storage_group: group,
+        ..BASE
+    }
+}
+
+const fn rbac(
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    namespaced: bool,
+) -> Resource {
+    Resource {
+        group: RBAC_GROUP,
+        kind,
+        plural,
+        singular,
+        namespaced,
+        strategy: Strategy::Rbac,
+        storage_group: RBAC_GROUP,
         ..BASE
     }
 }
@@ -349,6 +370,26 @@ pub static RESOURCES: &[Resource] = &[
         ..BASE
     },
     Resource {
+        group: "apps",
+        kind: "DaemonSet",
+        plural: "daemonsets",
+        singular: "daemonset",
+        short_names: &["ds"],
+        categories: &["all"],
+        subresources: &[status("apps", "v1", "DaemonSet")],
+        strategy: Strategy::Workload,
+        storage_group: "apps",
+        ..BASE
+    },
+    Resource {
+        group: "apps",
+        kind: "ControllerRevision",
+        plural: "controllerrevisions",
+        singular: "controllerrevision",
+        storage_group: "apps",
+        ..BASE
+    },
+    Resource {
         group: "coordination.k8s.io",
         kind: "Lease",
         plural: "leases",
@@ -390,6 +431,15 @@ pub static RESOURCES: &[Resource] = &[
         "selfsubjectaccessreviews",
         "selfsubjectaccessreview",
     ),
+    Resource {
+        namespaced: true,
+        ..virtual_review(
+            "authorization.k8s.io",
+            "LocalSubjectAccessReview",
+            "localsubjectaccessreviews",
+            "localsubjectaccessreview",
+        )
+    },
     virtual_review(
         "authorization.k8s.io",
         "SelfSubjectRulesReview",
@@ -402,4 +452,8 @@ pub static RESOURCES: &[Resource] = &[
         "subjectaccessreviews",
         "subjectaccessreview",
     ),
+    rbac("Role", "roles", "role", true),
+    rbac("RoleBinding", "rolebindings", "rolebinding", true),
+    rbac("ClusterRole", "clusterroles", "clusterrole", false),
+    rbac("ClusterRoleBinding", "clusterrolebindings", "clusterrolebinding", false),
 ];

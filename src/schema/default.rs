@@ -64,7 +64,8 @@ fn descend(shape: &Shape, value: &mut Value) {
 
 /// What a type gets besides its rows, before its fields are looked at.
 const RULES: &[(&str, Rule)] = &[
-    ("apps.v1.DeploymentStrategy", deployment_strategy),
+    ("apps.v1.DaemonSetUpdateStrategy", rolling),
+    ("apps.v1.DeploymentStrategy", rolling),
     ("core.v1.Container", container),
     ("core.v1.EphemeralContainer", container),
     ("core.v1.ImageVolumeSource", image_volume),
@@ -76,6 +77,7 @@ const RULES: &[(&str, Rule)] = &[
     ("core.v1.ServiceSpec", service_spec),
     ("core.v1.ServicePort", service_port),
     ("core.v1.Volume", volume),
+    ("rbac.v1.Subject", subject),
 ];
 
 fn text<'a>(object: &'a Object, field: &str) -> &'a str {
@@ -88,9 +90,15 @@ fn set_absent(object: &mut Object, field: &str, value: Value) {
     }
 }
 
-fn deployment_strategy(strategy: &mut Object) {
+fn rolling(strategy: &mut Object) {
     if text(strategy, "type") == "RollingUpdate" {
         set_absent(strategy, "rollingUpdate", json!({}));
+    }
+}
+
+fn subject(subject: &mut Object) {
+    if matches!(text(subject, "kind"), "User" | "Group") && text(subject, "apiGroup").is_empty() {
+        subject.insert("apiGroup".to_owned(), json!("rbac.authorization.k8s.io"));
     }
 }
 

@@ -15,9 +15,12 @@ META = "io.k8s.apimachinery.pkg.apis."
 KINDS = """
 core.v1.Namespace core.v1.Node core.v1.Pod core.v1.ConfigMap core.v1.Secret core.v1.ServiceAccount core.v1.Service
 core.v1.Endpoints core.v1.Event core.v1.Binding core.v1.ObjectReference apps.v1.Deployment apps.v1.ReplicaSet
+apps.v1.DaemonSet apps.v1.ControllerRevision rbac.v1.Role rbac.v1.RoleBinding rbac.v1.ClusterRole
+rbac.v1.ClusterRoleBinding
 coordination.v1.Lease discovery.v1.EndpointSlice events.v1.Event authentication.v1.TokenReview
 authentication.v1.TokenRequest authentication.v1.SelfSubjectReview authorization.v1.SelfSubjectAccessReview
-authorization.v1.SelfSubjectRulesReview authorization.v1.SubjectAccessReview autoscaling.v1.Scale policy.v1.Eviction
+authorization.v1.SelfSubjectRulesReview authorization.v1.SubjectAccessReview
+authorization.v1.LocalSubjectAccessReview autoscaling.v1.Scale policy.v1.Eviction
 meta.v1.DeleteOptions meta.v1.Status meta.v1.ListMeta meta.v1.APIResourceList meta.v1.APIGroup meta.v1.APIGroupList
 meta.v1.APIVersions
 """.split()

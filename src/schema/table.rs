@@ -4,6 +4,7 @@ mod age;
 mod cluster;
 mod network;
 mod pod;
+mod rbac;
 mod workload;
 
 use api::Resource;
@@ -217,6 +218,32 @@ const PRINTERS: &[Printer] = &[
         columns: &[NAME, ("Secrets", "string", 0), AGE],
         cells: cluster::service_account,
     },
+    Printer {
+        kind: "DaemonSet",
+        columns: &[
+            NAME,
+            ("Desired", "integer", 0),
+            ("Current", "integer", 0),
+            ("Ready", "integer", 0),
+            ("Up-to-date", "integer", 0),
+            ("Available", "integer", 0),
+            ("Node Selector", "string", 0),
+            AGE,
+            ("Containers", "string", 1),
+            ("Images", "string", 1),
+            ("Selector", "string", 1),
+        ],
+        cells: workload::daemon_set,
+    },
+    Printer {
+        kind: "ControllerRevision",
+        columns: &[NAME, ("Controller", "string", 0), ("Revision", "string", 0), AGE],
+        cells: workload::controller_revision,
+    },
+    Printer { kind: "Role", columns: rbac::ROLE, cells: rbac::role },
+    Printer { kind: "ClusterRole", columns: rbac::ROLE, cells: rbac::role },
+    Printer { kind: "RoleBinding", columns: rbac::BINDING, cells: rbac::binding },
+    Printer { kind: "ClusterRoleBinding", columns: rbac::BINDING, cells: rbac::binding },
     Printer {
         kind: "Lease",
         columns: &[NAME, ("Holder", "string", 0), AGE],

@@ -9,6 +9,7 @@ mod path;
 mod pod;
 mod pod_update;
 mod probe;
+mod rbac;
 mod scheduling;
 mod volume;
 mod workload;
@@ -50,6 +51,7 @@ pub fn validate_status(res: &Resource, new: &Value, old: &Value) -> Vec<FieldErr
     meta::object_meta_update(new, old, &mut errors);
     match res.kind {
         "Deployment" | "ReplicaSet" => workload::status(new, &mut errors),
+        "DaemonSet" => workload::daemon_set_status(new, &mut errors),
         "Pod" => pod::status_update(new, old, &mut errors),
         _ => {}
     }
@@ -86,6 +88,21 @@ const RULES: &[Rules] = &[
     Rules {
         update: workload::replica_set_update,
         ..rules("apps", "ReplicaSet", workload::replica_set)
+    },
+    Rules {
+        update: workload::daemon_set_update,
+        ..rules("apps", "DaemonSet", workload::daemon_set)
+    },
+    Rules {
+        update: workload::controller_revision_update,
+        ..rules("apps", "ControllerRevision", workload::controller_revision)
+    },
+    rules(rbac::GROUP, "Role", rbac::role),
+    rules(rbac::GROUP, "ClusterRole", rbac::cluster_role),
+    Rules { update: rbac::binding_update, ..rules(rbac::GROUP, "RoleBinding", rbac::role_binding) },
+    Rules {
+        update: rbac::binding_update,
+        ..rules(rbac::GROUP, "ClusterRoleBinding", rbac::cluster_role_binding)
     },
     rules("coordination.k8s.io", "Lease", core::lease),
     Rules {

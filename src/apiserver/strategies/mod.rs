@@ -1,5 +1,6 @@
 //! What single kinds do beyond the generic verbs, asked at fixed points of each verb. All but the admissions are pure.
 
+mod daemon_set;
 mod namespace;
 mod node;
 mod pod;
@@ -28,6 +29,7 @@ pub(crate) fn prepare_create(user: &User, res: &'static Resource, value: &mut Va
         (Strategy::Workload, "ReplicaSet") => {
             object::set(value, &["status"], json!({"replicas": 0}))
         }
+        (Strategy::Workload, "DaemonSet") => daemon_set::prepare_create(value),
         (Strategy::Workload, _) => object::set(value, &["status"], json!({})),
         (_, "Secret") => secret::absorb_string_data(res, value)?,
         _ => {}
@@ -77,6 +79,7 @@ pub(crate) fn prepare_update(
             match (res.strategy, res.kind) {
                 (Strategy::Namespace, _) => namespace::prepare_update(old, new),
                 (Strategy::Service, _) => service::prepare_update(old, new),
+                (Strategy::Workload, "DaemonSet") => daemon_set::prepare_update(old, new),
                 (_, "Secret") => secret::absorb_string_data(res, new)?,
                 _ => {}
             }

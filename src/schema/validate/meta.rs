@@ -47,6 +47,7 @@ fn name_check(res: &Resource) -> fn(&str) -> Vec<String> {
     match res.kind {
         "Namespace" => names::dns1123_label,
         "Service" => names::dns1035_label,
+        "Role" | "RoleBinding" | "ClusterRole" | "ClusterRoleBinding" => names::path_segment,
         _ => names::dns1123_subdomain,
     }
 }

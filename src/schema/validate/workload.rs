@@ -1,4 +1,4 @@
-//! Deployments and ReplicaSets.
+//! Deployments, ReplicaSets and DaemonSets.
 
 use api::FieldError;
 use serde_json::Value;
@@ -52,7 +52,7 @@ fn selector_and_template(path: &Path, spec: &Value, errors: &mut Errors) {
     let (at, template) = (path.child("selector"), &spec["template"]);
     let Some(selector) = spec.get("selector") else {
         required(&at, errors);
-        return pod_template(&path.child("template"), template, errors);
+        return pod_template(&path.child("template"), template, "ReplicaSet", errors);
     };
     meta::label_selector(&at, selector, errors);
     if selector.as_object().is_some_and(serde_json::Map::is_empty) {
@@ -80,10 +80,10 @@ fn selector_and_template(path: &Path, spec: &Value, errors: &mut Errors) {
         }
         Some(true) => {}
     }
-    pod_template(&template_path, template, errors);
+    pod_template(&template_path, template, "ReplicaSet", errors);
 }
 
-fn pod_template(path: &Path, template: &Value, errors: &mut Errors) {
+fn pod_template(path: &Path, template: &Value, of: &str, errors: &mut Errors) {
     let meta_path = path.child("metadata");
     meta::labels(&meta_path.child("labels"), template["metadata"].get("labels"), errors);
     meta::annotations(&meta_path.child("annotations"), &template["metadata"], errors);
@@ -99,13 +99,107 @@ fn pod_template(path: &Path, template: &Value, errors: &mut Errors) {
         let at = path.child("activeDeadlineSeconds").to_string();
         errors.push(FieldError::forbidden(
             at,
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
+            format!("activeDeadlineSeconds in {of} is not Supported"),
         ));
     }
     if spec.get("ephemeralContainers").is_some() {
         let at = path.child("ephemeralContainers").to_string();
         errors.push(FieldError::forbidden(at, "ephemeral containers not allowed in pod template"));
     }
+}
+
+pub(super) fn daemon_set(object: &Value, errors: &mut Errors) {
+    let (path, spec) = (Path::new("spec"), &object["spec"]);
+    let (at, template) = (path.child("selector"), &spec["template"]);
+    let selector = spec.get("selector").unwrap_or(&Value::Null);
+    meta::label_selector(&at, selector, errors);
+    // Without a selector nothing is selected, so no labels match.
+    let selected =
+        spec.get("selector").map_or(Some(false), |s| meta::selects(s, &template["metadata"]));
+    if selected == Some(false) {
+        let at = path.child("template").child("metadata").child("labels").to_string();
+        let labels = template["metadata"].get("labels").cloned().unwrap_or(Value::Null);
+        let detail = "`selector` does not match template `labels`";
+        errors.push(FieldError::invalid(at, labels, detail));
+    }
+    if selector.as_object().is_some_and(serde_json::Map::is_empty) {
+        let detail = "empty selector is invalid for daemonset";
+        errors.push(FieldError::invalid(at.to_string(), selector.clone(), detail));
+    }
+    pod_template(&path.child("template"), template, "DaemonSet", errors);
+    not_negative(&path, spec, "minReadySeconds", errors);
+    daemon_strategy(&path.child("updateStrategy"), &spec["updateStrategy"], errors);
+    not_negative(&path, spec, "revisionHistoryLimit", errors);
+}
+
+fn daemon_strategy(path: &Path, strategy: &Value, errors: &mut Errors) {
+    match (text(strategy, "type"), strategy.get("rollingUpdate")) {
+        ("OnDelete", _) => {}
+        ("RollingUpdate", None) => required(&path.child("rollingUpdate"), errors),
+        ("RollingUpdate", Some(rolling)) => {
+            daemon_rolling_update(&path.child("rollingUpdate"), rolling, errors)
+        }
+        (kind, _) => one_of(path, kind, &["OnDelete", "RollingUpdate"], errors),
+    }
+}
+
+fn daemon_rolling_update(path: &Path, rolling: &Value, errors: &mut Errors) {
+    let value = |field: &str| rolling.get(field).map_or(Some(0), amount);
+    for field in ["maxUnavailable", "maxSurge"] {
+        int_or_percent(&path.child(field), rolling.get(field), errors);
+        let percent = rolling.get(field).filter(|given| given.is_string());
+        if let Some(given) = percent.filter(|given| amount(given).is_some_and(|p| p > 100)) {
+            let at = path.child(field).to_string();
+            errors.push(FieldError::invalid(at, given.clone(), "must not be greater than 100%"));
+        }
+    }
+    match (value("maxUnavailable") == Some(0), value("maxSurge") == Some(0)) {
+        (false, false) => errors.push(FieldError::invalid(
+            path.child("maxSurge").to_string(),
+            rolling["maxSurge"].clone(),
+            "may not be set when maxUnavailable is non-zero",
+        )),
+        (true, true) => errors.push(FieldError::required(
+            path.child("maxUnavailable").to_string(),
+            "cannot be 0 when maxSurge is 0",
+        )),
+        _ => {}
+    }
+}
+
+pub(super) fn daemon_set_update(new: &Value, old: &Value, errors: &mut Errors) {
+    same_selector(new, old, errors);
+}
+
+pub(super) fn daemon_set_status(object: &Value, errors: &mut Errors) {
+    let fields = [
+        "currentNumberScheduled",
+        "numberMisscheduled",
+        "desiredNumberScheduled",
+        "numberReady",
+        "observedGeneration",
+        "updatedNumberScheduled",
+        "numberAvailable",
+        "numberUnavailable",
+        "collisionCount",
+    ];
+    for field in fields {
+        not_negative(&Path::new("status"), &object["status"], field, errors);
+    }
+}
+
+pub(super) fn controller_revision(object: &Value, errors: &mut Errors) {
+    if object.get("data").is_none_or(Value::is_null) {
+        errors.push(FieldError::required("data", "data is mandatory"));
+    }
+    if let Some(number) = integer(object, "revision").filter(|n| *n < 0) {
+        let detail = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid("revision", number, detail));
+    }
+}
+
+pub(super) fn controller_revision_update(new: &Value, old: &Value, errors: &mut Errors) {
+    immutable(&Path::new("data"), new.get("data"), old.get("data"), errors);
 }
 
 fn strategy(path: &Path, strategy: &Value, errors: &mut Errors) {
