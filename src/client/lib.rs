@@ -37,7 +37,7 @@ pub use reconcile::{Controller, Outcome};
 pub use recorder::{EventType, Recorder};
 pub use request::{DeleteParams, ListParams, Patch, Propagation, ResourcePath};
 pub use tasks::Tasks;
-pub use tls::{Identity, TlsTransport};
+pub use tls::{Dial, Dialed, Identity, TlsTransport};
 pub use toleration::tolerates;
 pub use transport::{Body, BoxError, Transport, full};
 pub use verbs::{Client, List};

@@ -1,4 +1,5 @@
-//! The transport over the network: HTTP/2 where the server offers it, HTTP/1.1 otherwise, on TLS with a pinned CA.
+//! The transport over the network: HTTP/2 where the server offers it, HTTP/1.1 otherwise, on TLS with a pinned CA. Where
+//! connections go is the business of a [`Dial`]; certificates can be replaced while it runs.
 //!
 //! One HTTP/2 connection carries everything; HTTP/1.1 connections go back to a small pool when their answer was
 //! read to the end.
@@ -44,25 +45,38 @@ pub enum Identity {
     },
 }
 
+/// Opens the TCP connections of a [`TlsTransport`].
+pub trait Dial: Send + Sync + 'static {
+    fn dial(&self) -> BoxFuture<'_, std::io::Result<Dialed>>;
+}
+
+/// An open connection and whom it should reach.
+pub struct Dialed {
+    pub stream: TcpStream,
+    /// Name or address the server's certificate must carry, without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
 /// Reaches an API server over TLS.
 pub struct TlsTransport {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    host: String,
-    port: u16,
-    server_name: ServerName<'static>,
-    tls: TlsConnector,
+    dial: Arc<dyn Dial>,
+    tls: Mutex<Arc<rustls::ClientConfig>>,
     authorization: Option<HeaderValue>,
     connections: Mutex<Connections>,
     /// One connection is made at a time, so that a burst shares it.
     connecting: tokio::sync::Mutex<()>,
-    tasks: Tasks,
+    tasks: Mutex<Tasks>,
 }
 
 #[derive(Default)]
 struct Connections {
+    /// Host and port of the last connection, as requests name them.
+    authority: String,
     h2: Option<http2::SendRequest<Full<Bytes>>>,
     h1: Vec<http1::SendRequest<Full<Bytes>>>,
 }
@@ -70,6 +84,21 @@ struct Connections {
 enum Sender {
     H1(http1::SendRequest<Full<Bytes>>),
     H2(http2::SendRequest<Full<Bytes>>),
+}
+
+/// One server by its name or address.
+struct Fixed {
+    host: String,
+    port: u16,
+}
+
+impl Dial for Fixed {
+    fn dial(&self) -> BoxFuture<'_, std::io::Result<Dialed>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            Ok(Dialed { stream, host: self.host.clone(), port: self.port })
+        })
+    }
 }
 
 impl TlsTransport {
@@ -80,7 +109,7 @@ impl TlsTransport {
         let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| bad(url, &error))?;
         let host = uri.host().ok_or_else(|| Error::Config(format!("{url}: no host")))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let server_name = ServerName::try_from(host.clone()).map_err(|error| bad(url, &error))?;
+        ServerName::try_from(host.clone()).map_err(|error| bad(url, &error))?;
         let authorization = match &identity {
             Identity::Token(token) => {
                 let mut value = HeaderValue::try_from(format!("Bearer {token}"))
@@ -90,20 +119,50 @@ impl TlsTransport {
             }
             _ => None,
         };
-        let tls = TlsConnector::from(Arc::new(tls_config(ca_pem, &identity)?));
-        Ok(Self {
+        let dial = Arc::new(Fixed { host, port: uri.port_u16().unwrap_or(443) });
+        Ok(Self::made(dial, tls_config(ca_pem, &identity)?, authorization))
+    }
+
+    /// A transport whose connections another opens; `tls` says whom to trust and who the client is.
+    pub fn over(dial: Arc<dyn Dial>, tls: rustls::ClientConfig) -> Self {
+        Self::made(dial, tls, None)
+    }
+
+    fn made(
+        dial: Arc<dyn Dial>,
+        mut tls: rustls::ClientConfig,
+        authorization: Option<HeaderValue>,
+    ) -> Self {
+        tls.alpn_protocols = protocols();
+        Self {
             inner: Arc::new(Inner {
-                host,
-                port: uri.port_u16().unwrap_or(443),
-                server_name,
-                tls,
+                dial,
+                tls: Mutex::new(Arc::new(tls)),
                 authorization,
                 connections: Mutex::default(),
                 connecting: tokio::sync::Mutex::new(()),
-                tasks: Tasks::new(),
+                tasks: Mutex::default(),
             }),
-        })
+        }
     }
+
+    /// New connections use this configuration; requests under way end on the old ones.
+    pub fn replace_tls(&self, mut tls: rustls::ClientConfig) {
+        tls.alpn_protocols = protocols();
+        *self.inner.tls.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(tls);
+        self.inner.forget();
+    }
+
+    /// Ends all connections with what goes on in them: the server is known to be out of reach.
+    pub fn cut(&self) {
+        self.inner.forget();
+        let old = std::mem::take(&mut *self.inner.tasks());
+        drop(old);
+    }
+}
+
+fn protocols() -> Vec<Vec<u8>> {
+    vec![b"h2".to_vec(), b"http/1.1".to_vec()]
 }
 
 impl Transport for TlsTransport {
@@ -139,7 +198,7 @@ impl Inner {
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         match self.sender().await? {
             Sender::H2(mut sender) => {
-                let authority = self.authority();
+                let authority = self.lock().authority.clone();
                 head.uri = Uri::builder()
                     .scheme("https")
                     .authority(authority)
@@ -151,7 +210,10 @@ impl Inner {
             }
             Sender::H1(mut sender) => {
                 head.uri = path.parse()?;
-                head.headers.insert(http::header::HOST, HeaderValue::try_from(self.authority())?);
+                head.headers.insert(
+                    http::header::HOST,
+                    HeaderValue::try_from(self.lock().authority.clone())?,
+                );
                 let answer =
                     sender.send_request(Request::from_parts(head, Full::new(body))).await?;
                 let pool = Some((sender, self.clone()));
@@ -184,14 +246,17 @@ impl Inner {
     }
 
     async fn connect(&self) -> BoxResult<Sender> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let Dialed { stream: tcp, host, port } = self.dial.dial().await?;
         tcp.set_nodelay(true)?;
-        let stream = self.tls.connect(self.server_name.clone(), tcp).await?;
+        let name = ServerName::try_from(host.clone())?;
+        let tls = self.tls.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let stream = TlsConnector::from(tls).connect(name, tcp).await?;
+        self.lock().authority = authority(&host, port);
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.connect_h2(stream).await
         } else {
             let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-            self.tasks.spawn(async move {
+            self.tasks().spawn(async move {
                 if let Err(error) = connection.with_upgrades().await {
                     tracing::debug!(%error, "connection to the API server ended");
                 }
@@ -208,7 +273,7 @@ impl Inner {
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await?;
-        self.tasks.spawn(async move {
+        self.tasks().spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection to the API server ended");
             }
@@ -217,17 +282,24 @@ impl Inner {
         Ok(Sender::H2(sender))
     }
 
-    fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+    /// Leaves the connections to the requests that are on them.
+    fn forget(&self) {
+        let mut connections = self.lock();
+        connections.h2 = None;
+        connections.h1.clear();
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// An HTTP/1.1 body that gives its connection back when it was read to the end.
@@ -271,7 +343,7 @@ fn tls_config(ca_pem: &[u8], identity: &Identity) -> Result<rustls::ClientConfig
         .with_safe_default_protocol_versions()
         .map_err(|error| bad("TLS versions", &error))?
         .with_root_certificates(roots);
-    let mut config = match identity {
+    let config = match identity {
         Identity::Certificate { chain_pem, key_pem } => {
             let chain: std::result::Result<Vec<_>, _> =
                 CertificateDer::pem_slice_iter(chain_pem).collect();
@@ -284,6 +356,5 @@ fn tls_config(ca_pem: &[u8], identity: &Identity) -> Result<rustls::ClientConfig
         }
         _ => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
