@@ -2,6 +2,7 @@
 //! `COPEPOD_BIN` names the binary, `KUBECTL` the client; `make test-node` sets both.
 
 mod input;
+mod lab;
 mod node;
 mod registry;
 mod restart;

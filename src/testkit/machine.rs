@@ -2,65 +2,107 @@
 //! subtree. Everything is gone when it is dropped.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::holder::Holder;
 use crate::image;
+use crate::lab::{Fault, Wire};
 
 /// How long a condition may take on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
+const NAME: &str = "board-1";
 const ADDRESS: &str = "192.168.77.2";
+const NAMESPACES: [&str; 5] = ["--mount", "--net", "--pid", "--ipc", "--uts"];
 
 pub struct Machine {
-    holder: Child,
-    init: u32,
-    server: Option<Child>,
+    /// `None` while the power is off.
+    holder: Option<Holder>,
+    /// `None` for a machine alone on its network.
+    wire: Option<Wire>,
+    name: String,
+    address: String,
+    node: Option<Child>,
     folder: tempfile::TempDir,
     cgroup: String,
 }
 
 impl Machine {
-    /// Makes the namespaces; the busybox image lies ready to be imported.
+    /// A machine alone on its network; the busybox image lies ready to be imported.
     pub fn bare() -> Machine {
+        Machine::new(NAME, ADDRESS, None)
+    }
+
+    pub(crate) fn plugged(name: &str, address: &str, wire: Wire) -> Machine {
+        Machine::new(name, address, Some(wire))
+    }
+
+    fn new(name: &str, address: &str, wire: Option<Wire>) -> Machine {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let folder =
             tempfile::Builder::new().prefix("copepod-test-").tempdir().expect("temporary folder");
         let cgroup =
             format!("copepod-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let script = format!(
-            "ip link set lo up && ip link add eth0 type veth peer name wire && ip link set wire up && ip addr add {ADDRESS}/24 dev eth0 && ip link set eth0 up \
-             && ip route add default via 192.168.77.1 && hostname board-1 && echo up && exec sleep infinity"
-        );
-        let mut holder = Command::new("unshare")
-            .args([
-                "--mount",
-                "--net",
-                "--pid",
-                "--ipc",
-                "--uts",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-            ])
-            .args(["--propagation", "private", "sh", "-c", &script])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("unshare: these tests need root and util-linux");
-        let mut line = String::new();
-        let out = holder.stdout.take().expect("stdout is piped");
-        BufReader::new(out).read_line(&mut line).expect("reading from unshare");
-        assert_eq!(line.trim(), "up", "namespaces could not be made: these tests need root");
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", holder.id()))
-            .expect("children");
-        let init = children.trim().parse().expect("one child");
         let images = folder.path().join("data/agent/images");
         fs::create_dir_all(&images).expect("image folder");
         image::busybox_archive(&images.join("busybox.tar"));
-        Machine { holder, init, server: None, folder, cgroup }
+        let (name, address) = (name.to_owned(), address.to_owned());
+        let mut machine = Machine { holder: None, wire, name, address, node: None, folder, cgroup };
+        machine.power_on();
+        machine
+    }
+
+    /// Makes the namespaces, as a boot makes a kernel's state anew.
+    pub fn power_on(&mut self) {
+        let boot = self.path("boot_id");
+        fs::copy("/proc/sys/kernel/random/uuid", &boot).expect("boot id");
+        let script = format!(
+            "hostname {} && mount --bind {} /proc/sys/kernel/random/boot_id",
+            self.name,
+            boot.display()
+        );
+        let holder = Holder::new(&NAMESPACES, &script);
+        match &self.wire {
+            Some(wire) => wire.switch.plug(&holder, "eth0", &wire.hardware, &self.address, &wire.gateway),
+            None => holder.network(&format!(
+                "ip link set lo up && ip link add eth0 type veth peer name wire && ip link set wire up \
+                 && ip addr add {}/24 dev eth0 && ip link set eth0 up && ip route add default via 192.168.77.1",
+                self.address
+            )),
+        }
+        self.holder = Some(holder);
+    }
+
+    /// Ends everything at once, the containers too; only the files stay.
+    pub fn cut_power(&mut self) {
+        self.holder = None;
+        if let Some(mut node) = self.node.take() {
+            let _ = node.wait();
+        }
+        self.remove_cgroups();
+    }
+
+    /// Breaks the machine's network, or mends it.
+    pub fn fault(&self, fault: Option<Fault>) {
+        let rules = fault.map_or_else(|| "delete table inet fault".to_owned(), Fault::rules);
+        self.run("nft", &[&rules]).expect("nft, from nftables");
+    }
+
+    /// Gives the machine another address of its network in place of the one it has.
+    pub fn change_address(&mut self, address: &str) {
+        let gateway = self.wire.as_ref().expect("a machine of a lab").gateway.clone();
+        self.holder().network(&format!(
+            "ip addr del {}/24 dev eth0 && ip addr add {address}/24 dev eth0 && ip route replace default via {gateway}",
+            self.address
+        ));
+        self.address = address.to_owned();
+    }
+
+    fn holder(&self) -> &Holder {
+        self.holder.as_ref().expect("a machine with power")
     }
 
     /// A machine with a server that is Ready and a node that is Ready.
@@ -83,49 +125,80 @@ impl Machine {
 
     /// Starts `copepod server` and does not wait.
     pub fn spawn(&mut self, flags: &[&str]) {
-        assert!(self.server.is_none(), "the server is running");
+        let kubeconfig = self.path("kubeconfig");
+        let kubeconfig = kubeconfig.to_str().expect("path in UTF-8");
+        self.run_node("server", &[&["--write-kubeconfig", kubeconfig], flags].concat());
+    }
+
+    /// Starts `copepod agent`, which joins with the server's token, and does not wait.
+    pub fn spawn_agent(&mut self, server: &Machine, flags: &[&str]) {
+        let token = server.token();
+        let url = format!("https://{}:6443", server.address);
+        self.run_node("agent", &[&["--server", &url, "--token", &token], flags].concat());
+    }
+
+    /// Starts the binary in this role with these flags.
+    pub fn run_node(&mut self, role: &str, flags: &[&str]) {
+        assert!(self.node.is_none(), "{} runs already", self.name);
         let log = File::options()
             .create(true)
             .append(true)
-            .open(self.path("server.log"))
+            .open(self.path("node.log"))
             .expect("log file");
-        let mut command = self.enter(&["--mount", "--net", "--pid", "--ipc", "--uts"]);
+        let mut command = self.enter(&NAMESPACES);
         command
             .arg(binary())
-            .arg("server")
+            .arg(role)
             .arg("--data-dir")
             .arg(self.path("data"))
-            .arg("--write-kubeconfig")
-            .arg(self.path("kubeconfig"))
             .args(["--cgroup-root", &self.cgroup])
             .args(["--config", "/dev/null"])
             .args(flags)
             .stdout(log.try_clone().expect("log file"))
             .stderr(log);
-        self.server = Some(command.spawn().expect("nsenter"));
+        self.node = Some(command.spawn().expect("nsenter"));
     }
 
-    /// Ends the server with `signal` and returns its exit status.
+    /// The token with which nodes join this server.
+    pub fn token(&self) -> String {
+        let file = self.path("data/server/token");
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        text.trim().to_owned()
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the server or agent logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("node.log")).unwrap_or_default()
+    }
+
+    /// Ends the server or agent with `signal` and returns its exit status.
     pub fn stop(&mut self, signal: &str) -> std::process::ExitStatus {
-        let mut server = self.server.take().expect("a running server");
-        let pid = self.server_pid().expect("process of the server");
+        let mut node = self.node.take().expect("a running server or agent");
+        let pid = self.node_pid().expect("process of the server or agent");
         assert!(
             Command::new("kill").args([signal, &pid.to_string()]).status().expect("kill").success()
         );
-        server.wait().expect("waiting for the server")
+        node.wait().expect("waiting for the server or agent")
     }
 
-    /// Process of the server as seen from outside its namespace: the child of nsenter.
-    pub fn server_pid(&self) -> Option<u32> {
-        self.processes()
-            .into_iter()
-            .find(|(_, line)| line.contains("\0server\0"))
-            .map(|(pid, _)| pid)
+    /// Process of the server or agent as seen from outside its namespace: the child of nsenter.
+    pub fn node_pid(&self) -> Option<u32> {
+        let role = |line: &str| matches!(line.split('\0').nth(1), Some("server" | "agent"));
+        self.processes().into_iter().find(|(_, line)| role(line)).map(|(pid, _)| pid)
     }
 
     /// Process and command line of everything in this machine's process namespace.
     pub fn processes(&self) -> Vec<(u32, String)> {
-        let namespace = fs::read_link(format!("/proc/{}/ns/pid", self.init)).expect("namespace");
+        let namespace =
+            fs::read_link(format!("/proc/{}/ns/pid", self.holder().init())).expect("namespace");
         let pids = fs::read_dir("/proc")
             .expect("/proc")
             .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
@@ -211,33 +284,30 @@ impl Machine {
 
     /// A command line that enters this machine's namespaces.
     pub fn enter(&self, namespaces: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &self.init.to_string()]).args(namespaces).arg("--");
-        command
+        self.holder().enter(namespaces)
+    }
+
+    fn remove_cgroups(&self) {
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            remove_cgroups(&hierarchy.path().join(&self.cgroup));
+        }
+        remove_cgroups(&Path::new("/sys/fs/cgroup").join(&self.cgroup));
     }
 
     /// What a person would look at when a test fails.
     fn state(&self) -> String {
-        let log = fs::read_to_string(self.path("server.log")).unwrap_or_default();
+        let log = self.log();
         let tail: Vec<&str> = log.lines().rev().take(60).collect();
         let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
         let pods = self.kubectl(&["get", "pods", "-A", "-o", "wide"]).unwrap_or_else(|e| e);
         let events = self.kubectl(&["get", "events", "-A"]).unwrap_or_else(|e| e);
-        format!("--- pods\n{pods}\n--- events\n{events}\n--- server log\n{tail}")
+        format!("--- pods\n{pods}\n--- events\n{events}\n--- log\n{tail}")
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-        if let Some(mut server) = self.server.take() {
-            let _ = server.wait();
-        }
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            remove_cgroups(&hierarchy.path().join(&self.cgroup));
-        }
-        remove_cgroups(&Path::new("/sys/fs/cgroup").join(&self.cgroup));
+        self.cut_power();
     }
 }
 
