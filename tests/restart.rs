@@ -104,3 +104,65 @@ fn files_are_private_and_the_kubeconfig_is_the_administrators() {
             .contains("system:masters")
     );
 }
+
+const PODS: usize = 24;
+const KILLS: usize = 6;
+
+/// One container for each pod: what a server that dies while it creates them must not get wrong.
+fn started_once(m: &Machine) -> Result<(), String> {
+    let status = "jsonpath={range .items[*]}{.status.phase} {.status.containerStatuses[0].restartCount} \
+                  {.status.containerStatuses[0].containerID}{\"\\n\"}{end}";
+    let rows = m.kubectl(&["get", "pods", "-l", "app=many", "-o", status])?;
+    let good = rows.lines().filter(|row| row.starts_with("Running 0 copepod://")).count();
+    let running =
+        m.container_processes().iter().filter(|line| line.contains("many-marker")).count();
+    match (good, running) {
+        (PODS, PODS) => Ok(()),
+        _ => Err(format!("{good} good pods and {running} containers of {PODS}:\n{rows}")),
+    }
+}
+
+#[test]
+fn killed_again_and_again_while_pods_are_created() {
+    let mut m = Machine::ready();
+    let script = "trap exit TERM; : many-marker; while true; do usleep 200000; done";
+    m.ok(&[
+        "create",
+        "deployment",
+        "many",
+        "--image",
+        NAMES[0],
+        "--replicas",
+        &PODS.to_string(),
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    for kill in 1..=KILLS {
+        let wanted = kill * PODS / (KILLS + 2);
+        m.wait("some more containers", |m| {
+            m.container_processes().iter().filter(|line| line.contains("many-marker")).count()
+                >= wanted
+        });
+        m.stop("-KILL");
+        m.start(&[]);
+    }
+    let mut last = String::new();
+    m.wait("each pod runs once, never restarted", |m| {
+        started_once(m).map_err(|e| last = e).is_ok()
+    });
+    m.ok(&["delete", "deployment", "many", "--timeout=60s"]);
+    m.wait("no pod is left", |m| m.ok(&["get", "pods", "-o", "name"]).is_empty());
+    m.wait("no container and no pod folder is left", |m| {
+        let folders = std::fs::read_dir(m.path("data/agent/pods")).expect("pods").count();
+        let running = m.container_processes().iter().any(|line| line.contains("many-marker"));
+        folders == 0 && !running
+    });
+    let links = m.run("ip", &["-o", "link", "show", "type", "veth"]).expect("ip");
+    assert_eq!(
+        links.lines().filter(|l| !l.contains("eth0") && !l.contains("wire")).count(),
+        0,
+        "{links}"
+    );
+}

@@ -44,7 +44,7 @@ pub(crate) async fn sandbox(
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let hostname = netfiles::hostname(spec, name, &ctx.config.node_name);
-    let wanted = container_spec::sandbox(pod, hostname.clone());
+    let wanted = container_spec::sandbox(pod, hostname);
     let runtime = &ctx.config.runtime;
     if replace {
         remove_sandbox(ctx, uid).await.map_err(failed)?;
@@ -68,7 +68,7 @@ pub(crate) async fn sandbox(
         _ => Vec::new(),
     };
     tracing::debug!(pod = name, ?ips, "network attached");
-    write_files(ctx, pod, &ips, hostname).await.map_err(failed)?;
+    write_files(ctx, pod, &ips).await.map_err(failed)?;
     Ok(ips)
 }
 
@@ -98,12 +98,8 @@ pub(crate) async fn remove_sandbox(ctx: &Context, uid: &str) -> Result<(), Strin
     }
 }
 
-async fn write_files(
-    ctx: &Context,
-    pod: &Pod,
-    ips: &[IpAddr],
-    hostname: String,
-) -> Result<(), String> {
+/// Writes the files of the sandbox that its containers mount: hosts, resolv.conf, hostname.
+pub(crate) async fn write_files(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> Result<(), String> {
     let paths = ctx.paths.clone();
     let dns = ctx.dns.clone();
     let (host_resolv, host_hosts) =
@@ -111,6 +107,8 @@ async fn write_files(
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let hostname = netfiles::hostname(&spec, name, &ctx.config.node_name);
     let ips = ips.to_vec();
     let work = move || -> Result<(), String> {
         let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();

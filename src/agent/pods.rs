@@ -2,6 +2,9 @@
 //!
 //! After a start the agent first learns what the API server and the runtime have. Containers of pods that still exist are
 //! adopted as they run; what belongs to no pod any more is removed. Only then are changes followed.
+//!
+//! A server that does not answer soon is not waited for: the pods of the node's record go on, or are started. Nothing is
+//! removed then before the server has been heard; what it says is compared by uid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,8 +23,14 @@ use crate::adopt;
 use crate::container_spec::label;
 use crate::context::Context;
 use crate::execute;
+use crate::link;
+use crate::record::PodRecord;
 use crate::worker::{Input, PodState};
 
+/// How long the server has to say which pods there are, before those of the record are taken.
+const SERVER_WAIT: Duration = Duration::from_secs(5);
+/// The same for a server that answers, but has not told yet.
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
 /// How long adopting waits for the node's network, which may only just have been made.
 const NETWORK_WAIT: Duration = Duration::from_secs(10);
 const RUNTIME_RETRY: Duration = Duration::from_secs(2);
@@ -69,22 +78,48 @@ struct Dispatcher {
     cache: Cache<Pod>,
     directory: Directory,
     actors: BTreeMap<String, Entry>,
-    /// Actors and orphan clean-ups; each gives back the uid it worked for.
+    /// Actors and clean-ups; each gives back the uid it worked for.
     tasks: JoinSet<String>,
     /// What the runtime had when the agent started.
     found: Snapshot,
+    /// What the record had, until the server has been heard.
+    recorded: BTreeMap<String, PodRecord>,
+    /// The server has said which pods there are.
+    heard: bool,
 }
 
 /// Runs the node's pods until the task is dropped. Containers go on without it.
-pub(crate) async fn run(ctx: Arc<Context>, directory: Directory) {
+pub(crate) async fn run(
+    ctx: Arc<Context>,
+    directory: Directory,
+    recorded: BTreeMap<String, PodRecord>,
+) {
     let params = ListParams::all().fields(format!("spec.nodeName={}", ctx.config.node_name));
     let cache: Cache<Pod> = Cache::start(ctx.config.client.clone(), params);
     let mut events = ctx.config.runtime.events();
     let found = list_until_answered(&ctx).await;
-    cache.synced().await;
-    let mut dispatcher =
-        Dispatcher { ctx, cache, directory, actors: BTreeMap::new(), tasks: JoinSet::new(), found };
+    tokio::select! {
+        biased;
+        () = cache.synced() => {}
+        () = server_waited_for(&ctx) => {}
+    }
+    let mut dispatcher = Dispatcher {
+        ctx,
+        cache,
+        directory,
+        actors: BTreeMap::new(),
+        tasks: JoinSet::new(),
+        found,
+        recorded,
+        heard: false,
+    };
     dispatcher.run(&mut events).await;
+}
+
+async fn server_waited_for(ctx: &Context) {
+    tokio::time::sleep(SERVER_WAIT).await;
+    let away = link::away(ctx.link.clone());
+    drop(tokio::time::timeout(ANSWER_WAIT.saturating_sub(SERVER_WAIT), away).await);
 }
 
 async fn list_until_answered(ctx: &Context) -> Snapshot {
@@ -100,8 +135,11 @@ async fn list_until_answered(ctx: &Context) -> Snapshot {
 impl Dispatcher {
     async fn run(&mut self, events: &mut Events) {
         let mut changes = self.cache.subscribe();
-        self.resync().await;
-        self.remove_orphans();
+        if self.cache.is_synced() {
+            self.begin_with_server().await;
+        } else {
+            self.begin_with_record().await;
+        }
         loop {
             tokio::select! {
                 change = changes.next() => self.change(change).await,
@@ -115,9 +153,30 @@ impl Dispatcher {
         }
     }
 
+    async fn begin_with_server(&mut self) {
+        self.heard = true;
+        self.resync().await;
+        self.remove_orphans();
+    }
+
+    async fn begin_with_record(&mut self) {
+        let pods: Vec<Arc<Pod>> = self.recorded.values().map(|r| Arc::clone(&r.pod)).collect();
+        if !pods.is_empty() {
+            tracing::info!(pods = pods.len(), "no API server, going on with the recorded pods");
+        }
+        for pod in pods {
+            self.see(pod).await;
+        }
+    }
+
     async fn change(&mut self, change: Change<Pod>) {
         match change {
-            Change::Resync => self.resync().await,
+            Change::Resync if self.heard => self.resync().await,
+            Change::Resync => {
+                // The runtime has gone on since it was asked.
+                self.found = list_until_answered(&self.ctx).await;
+                self.begin_with_server().await;
+            }
             Change::Object { new: Some(pod), old, .. } => {
                 let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
                 if let Some(old) = old.filter(|old| uid(old) != uid(&pod)) {
@@ -165,6 +224,13 @@ impl Dispatcher {
             Some(sandbox) => self.addresses(sandbox).await,
             None => None,
         };
+        let sandbox = match sandbox {
+            // The earlier agent may have died between making the sandbox and writing what containers mount.
+            Some(ips) if known.is_empty() => {
+                execute::write_files(&self.ctx, &pod, &ips).await.map(|()| ips).ok()
+            }
+            other => other,
+        };
         // Adopted once; from now on the actor knows better.
         self.found.sandboxes.retain(|s| s.id != uid);
         self.found.containers.retain(|c| c.sandbox != uid);
@@ -173,7 +239,8 @@ impl Dispatcher {
         } else {
             PodState::adopt(pod, now, known, sandbox)
         };
-        let (actor, handle) = Actor::new(Arc::clone(&self.ctx), state);
+        let recorded = self.recorded.remove(&uid).map(|r| r.recorded);
+        let (actor, handle) = Actor::new(Arc::clone(&self.ctx), state, recorded);
         self.directory.put(key.clone(), handle.view);
         self.actors.insert(uid.clone(), Entry { key, inbox: handle.inbox });
         self.tasks.spawn(async move {
@@ -208,7 +275,19 @@ impl Dispatcher {
     fn ended(&mut self, uid: &str) {
         if let Some(entry) = self.actors.remove(uid) {
             self.directory.remove(&entry.key, uid);
+            self.forget(uid.to_owned());
         }
+    }
+
+    /// Takes a pod that is over out of the record.
+    fn forget(&mut self, uid: String) {
+        let record = Arc::clone(&self.ctx.record);
+        self.tasks.spawn_blocking(move || {
+            if let Err(error) = record.remove(&uid) {
+                tracing::warn!(uid, %error, "record of a pod that is over not removed");
+            }
+            uid
+        });
     }
 
     async fn event(&mut self, event: Event) {
@@ -279,6 +358,12 @@ impl Dispatcher {
         }
         self.remove_old_logs();
         self.found = Snapshot::default();
+        self.recorded.clear();
+        let (record, uids) = (Arc::clone(&self.ctx.record), self.actors.keys().cloned().collect());
+        self.tasks.spawn_blocking(move || {
+            record.retain(&uids);
+            String::new()
+        });
     }
 
     /// Log directories are named after the pod's uid too.
