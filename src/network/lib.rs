@@ -12,10 +12,12 @@ mod addresses;
 mod bridge;
 pub mod dns;
 mod error;
+mod inputs;
 mod links;
 mod masquerade;
 mod nft;
 mod pool;
+pub mod proxy;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -23,3 +25,4 @@ mod worker;
 pub use addresses::Cidr;
 pub use bridge::{BridgeNetwork, Config, PodAddresses};
 pub use error::Error;
+pub use inputs::{Inputs, NotARange, Range};

@@ -10,7 +10,7 @@ use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::index::{Entry, Index, Key, key};
-use super::objects::{Endpoint, Port, Service, Slice};
+use crate::inputs::{Endpoint, Port, Service, Slice};
 
 /// The version of the specification that is served.
 const SPECIFICATION: &str = "1.1.0";

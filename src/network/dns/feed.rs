@@ -4,16 +4,14 @@
 
 use std::sync::RwLock;
 
-use client::{Cache, Change, Client, ListParams};
+use client::{Cache, Change};
 
 use super::index::Index;
-use super::objects::{Service, Slice};
 use super::resolver::write;
+use crate::inputs::{Service, Slice};
 
-/// Follows the API until dropped.
-pub(crate) async fn follow(client: Client, index: &RwLock<Index>) {
-    let services: Cache<Service> = Cache::start(client.clone(), ListParams::all());
-    let slices: Cache<Slice> = Cache::start(client, ListParams::all());
+/// Follows the caches until dropped.
+pub(crate) async fn follow(services: Cache<Service>, slices: Cache<Slice>, index: &RwLock<Index>) {
     let mut service_changes = services.subscribe();
     let mut slice_changes = slices.subscribe();
     loop {

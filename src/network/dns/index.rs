@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hickory_proto::rr::Name;
 
-use super::objects::{Service, Slice};
+use crate::inputs::{Service, Slice};
 
 /// Services, and slices, held at most. What does not fit makes lookups fail instead of deny.
 const OBJECTS_MAX: usize = 100_000;

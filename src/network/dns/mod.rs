@@ -13,7 +13,6 @@ mod cache;
 mod feed;
 mod forward;
 mod index;
-mod objects;
 mod packet;
 mod resolv_conf;
 mod resolver;
@@ -25,8 +24,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use client::{Cache, ListParams};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use crate::inputs::{Service, Slice};
 
 pub use address::{LINK, ensure_address};
 
@@ -99,11 +101,27 @@ impl Server {
         Ok(Self { sockets: server::Sockets::bind(&config.listen).await?, resolver })
     }
 
-    /// Serves until `shutdown` becomes true, or its sender is gone.
+    /// Serves until `shutdown` becomes true, or its sender is gone, with caches of its own.
     pub async fn run(self, client: client::Client, shutdown: watch::Receiver<bool>) {
+        let services = Cache::start(client.clone(), ListParams::all());
+        let slices = Cache::start(client, ListParams::all());
+        self.follow(services, slices, shutdown).await;
+    }
+
+    /// Like [`run`](Self::run), with caches that others use too.
+    pub async fn run_with(self, inputs: &crate::Inputs, shutdown: watch::Receiver<bool>) {
+        self.follow(inputs.services.clone(), inputs.slices.clone(), shutdown).await;
+    }
+
+    async fn follow(
+        self,
+        services: Cache<Service>,
+        slices: Cache<Slice>,
+        shutdown: watch::Receiver<bool>,
+    ) {
         let mut tasks = JoinSet::new();
         let index = self.resolver.index();
-        tasks.spawn(async move { feed::follow(client, &index).await });
+        tasks.spawn(async move { feed::follow(services, slices, &index).await });
         server::serve(self.sockets, self.resolver, shutdown).await;
         tasks.shutdown().await;
     }

@@ -19,8 +19,8 @@ use nix::sched::{CloneFlags, unshare};
 use serde::Deserialize;
 
 use super::index::Index;
-use super::objects::{Service, Slice};
 use super::packet::Request;
+use crate::inputs::{Service, Slice};
 
 /// The objects of `cases/cluster.json`.
 #[derive(Clone, Deserialize)]

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Cluster, cluster, empty_index, query};
 use crate::dns::answer::answer;
 use crate::dns::index::{Index, key};
-use crate::dns::objects::{Service, Slice};
+use crate::inputs::{Service, Slice};
 
 /// A small generator of numbers, the same on every run.
 struct Numbers(u64);
