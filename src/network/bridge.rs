@@ -55,14 +55,16 @@ impl Config {
                 reason: format!("{:?} cannot be the name of a link", self.bridge),
             });
         }
-        if !(MTU_MIN..=MTU_MAX).contains(&self.mtu) {
-            return Err(Error::Config {
-                field: "mtu",
-                reason: format!("{} is not between {MTU_MIN} and {MTU_MAX}", self.mtu),
-            });
-        }
-        Ok(())
+        check_mtu(self.mtu)
     }
+}
+
+fn check_mtu(mtu: u32) -> Result<(), Error> {
+    if (MTU_MIN..=MTU_MAX).contains(&mtu) {
+        return Ok(());
+    }
+    let reason = format!("{mtu} is not between {MTU_MIN} and {MTU_MAX}");
+    Err(Error::Config { field: "mtu", reason })
 }
 
 /// The addresses of one pod.
@@ -113,6 +115,12 @@ impl BridgeNetwork {
     pub async fn set_pod_cidr(&self, cidr: &str) -> Result<(), Error> {
         let cidr = cidr.parse()?;
         self.ask(|answer| Command::SetCidr { cidr, answer }).await
+    }
+
+    /// Changes the mtu of the bridge and of the pods that come.
+    pub async fn set_mtu(&self, mtu: u32) -> Result<(), Error> {
+        check_mtu(mtu)?;
+        self.ask(|answer| Command::SetMtu { mtu, answer }).await
     }
 
     /// Whether pods can be attached.

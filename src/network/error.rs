@@ -28,6 +28,10 @@ pub enum Error {
     Nftables { table: &'static str, source: io::Error },
     #[error("{count} pods or links could not be detached; the first: {first}")]
     Several { count: usize, first: Box<Error> },
+    #[error("{count} changes of links, routes or neighbours failed; the first: {first}")]
+    SeveralChanges { count: usize, first: Box<Error> },
+    #[error("failed to annotate node {node}: {reason}")]
+    Announce { node: String, reason: String },
     #[error("the network thread has ended")]
     Stopped,
 }

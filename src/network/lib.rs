@@ -2,8 +2,8 @@
 //! masquerading of what leaves the cluster.
 //!
 //! [`BridgeNetwork`] works in the network namespace of the thread that makes it and is told the pods' namespaces as
-//! paths. It deliberately does not know what a pod is beyond its uid, who decides the CIDR, how other nodes are reached or what a
-//! Service is.
+//! paths. It deliberately does not know what a pod is beyond its uid, who decides the CIDR, how other nodes are reached
+//! ([`overlay`]) or what a Service is.
 //!
 //! Start reading at [`bridge`] (the handle and the thread that owns the state), then `links` (netlink), `pool`
 //! (addresses), `masquerade` and `nft` (the ruleset and its encoding).
@@ -16,6 +16,7 @@ mod inputs;
 mod links;
 mod masquerade;
 mod nft;
+pub mod overlay;
 mod pool;
 pub mod proxy;
 #[cfg(test)]

@@ -335,7 +335,7 @@ impl From<&LinkMessage> for Link {
 }
 
 /// For `map_err`: what was being done to which link.
-fn fail(action: &'static str, link: &str) -> impl FnOnce(rtnetlink::Error) -> Error {
+pub(crate) fn fail(action: &'static str, link: &str) -> impl FnOnce(rtnetlink::Error) -> Error {
     let link = link.to_owned();
     move |error| {
         let reason = match &error {
@@ -346,7 +346,7 @@ fn fail(action: &'static str, link: &str) -> impl FnOnce(rtnetlink::Error) -> Er
     }
 }
 
-fn is(error: &rtnetlink::Error, wanted: &[Errno]) -> bool {
+pub(crate) fn is(error: &rtnetlink::Error, wanted: &[Errno]) -> bool {
     let rtnetlink::Error::NetlinkError(message) = error else { return false };
     wanted.contains(&Errno::from_raw(message.raw_code().saturating_neg()))
 }

@@ -15,13 +15,14 @@ use crate::links::{self, Links, PodLink};
 use crate::masquerade;
 use crate::pool::{LINK_PREFIX, Pool};
 
-const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+pub(crate) const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 /// Lets nftables see what passes the bridge; there only with the module br_netfilter.
 const BRIDGE_CALLS: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
 /// What the handle asks for, and where the answer goes.
 pub(crate) enum Command {
     SetCidr { cidr: Cidr, answer: oneshot::Sender<Result<(), Error>> },
+    SetMtu { mtu: u32, answer: oneshot::Sender<Result<(), Error>> },
     Attach { uid: String, netns: PathBuf, answer: oneshot::Sender<Result<PodAddresses, Error>> },
     Detach { uid: String, answer: oneshot::Sender<Result<(), Error>> },
     Retain { uids: BTreeSet<String>, answer: oneshot::Sender<Result<Vec<String>, Error>> },
@@ -49,6 +50,7 @@ impl Worker {
         while let Some(command) = commands.recv().await {
             match command {
                 Command::SetCidr { cidr, answer } => drop(answer.send(self.set_cidr(cidr).await)),
+                Command::SetMtu { mtu, answer } => drop(answer.send(self.set_mtu(mtu).await)),
                 Command::Attach { uid, netns, answer } => {
                     drop(answer.send(self.attach(&uid, &netns).await))
                 }
@@ -70,6 +72,16 @@ impl Worker {
         self.masquerade(cidr)?;
         self.bridge = Some((cidr, index));
         self.ready.send_replace(true);
+        Ok(())
+    }
+
+    /// For the bridge and for pods that come: an interface that a pod uses is not touched.
+    async fn set_mtu(&mut self, mtu: u32) -> Result<(), Error> {
+        self.config.mtu = mtu;
+        if let Some((cidr, _)) = self.bridge {
+            let index = self.links.ensure_bridge(&self.config.bridge, cidr, mtu).await?;
+            self.bridge = Some((cidr, index));
+        }
         Ok(())
     }
 
@@ -181,6 +193,6 @@ impl Worker {
 }
 
 /// Writes a one unless there is one.
-fn switch_on(path: &Path) -> io::Result<()> {
+pub(crate) fn switch_on(path: &Path) -> io::Result<()> {
     if fs::read_to_string(path)?.trim() == "1" { Ok(()) } else { fs::write(path, "1") }
 }

@@ -1,0 +1,3 @@
+//! Tests of the overlay. Those that change links run in network namespaces of their own, which end with the test; they
+//! need root and `ip`.
+
