@@ -213,11 +213,10 @@ fn api_config(
 }
 
 fn controllers_config(settings: &Settings, pki: &pki::ServerPki) -> Result<controllers::Config> {
-    Ok(controllers::Config {
-        cluster_cidr: settings.flags.cluster_cidr.parse()?,
-        node_mask: NODE_MASK,
-        root_ca_pem: pki.server_authority.certificate_pem().to_owned(),
-    })
+    let root_ca = pki.server_authority.certificate_pem().to_owned();
+    let range = settings.flags.cluster_cidr.parse()?;
+    let config = controllers::Config::new(range, NODE_MASK, root_ca);
+    Ok(controllers::Config { cluster_dns: Some(settings.network.dns), ..config })
 }
 
 fn write_kubeconfig(settings: &Settings, pki: &pki::ServerPki) -> Result<()> {

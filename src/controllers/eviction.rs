@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::pods;
 use crate::shell::{self, Shell};
+use crate::since::Since;
 
 pub(crate) use plan::{Observed, plan};
 
@@ -19,7 +20,9 @@ pub(crate) async fn run(shell: Arc<Shell>, shutdown: watch::Receiver<bool>) {
     let mut controller = Controller::<Key>::new("eviction");
     let nodes = shell.caches.nodes.clone();
     controller.feed(&shell.caches.pods, move |old, new| {
-        let Some(pod) = new.filter(|pod| pods::is_active(pod)) else { return Vec::new() };
+        let Some(pod) = new.filter(|pod| pods::is_active(pod)) else {
+            return old.map(key_of).into_iter().collect();
+        };
         let settled = old.is_some_and(|old| old.spec == pod.spec);
         if settled || taints(&nodes, pods::node_name(pod)).is_empty() {
             Vec::new()
@@ -30,13 +33,16 @@ pub(crate) async fn run(shell: Arc<Shell>, shutdown: watch::Receiver<bool>) {
     let pods = shell.caches.pods.clone();
     controller.feed(&shell.caches.nodes, move |old, new| {
         let Some(node) = new else { return Vec::new() };
-        let taints = no_execute(node);
-        if taints.is_empty() || old.is_some_and(|old| no_execute(old) == taints) {
+        if no_execute(node) == old.map(no_execute).unwrap_or_default() {
             return Vec::new();
         }
         on_node(&pods, node.metadata.name.as_deref().unwrap_or_default())
     });
-    shell::run(controller, WORKERS, shell, shutdown, reconcile).await;
+    let seen = Arc::new(Since::default());
+    shell::run(controller, WORKERS, shell, shutdown, move |shell, key| {
+        reconcile(shell, seen.clone(), key)
+    })
+    .await;
 }
 
 fn no_execute(node: &Node) -> Vec<Taint> {
@@ -56,8 +62,18 @@ fn on_node(pods: &Cache<Pod>, node: &str) -> Vec<Key> {
         .collect()
 }
 
-async fn reconcile(shell: Arc<Shell>, key: Key) -> Result<Outcome, Error> {
-    let Some(pod) = shell.caches.pods.get(&key.0, &key.1) else { return Ok(Outcome::Done) };
+async fn reconcile(shell: Arc<Shell>, seen: Arc<Since<Key>>, key: Key) -> Result<Outcome, Error> {
+    let Some(pod) = shell.caches.pods.get(&key.0, &key.1).filter(|pod| pods::is_active(pod)) else {
+        seen.forget(&key);
+        return Ok(Outcome::Done);
+    };
     let taints = taints(&shell.caches.nodes, pods::node_name(&pod));
-    shell.perform(plan(&Observed { pod: (*pod).clone(), taints }, shell::now())).await
+    if taints.is_empty() {
+        let waited = seen.forget(&key);
+        let actions = waited.then(|| plan::cancelled(&pod)).into_iter().collect();
+        return shell.perform(actions).await;
+    }
+    let now = shell::now();
+    let observed = Observed { pod: (*pod).clone(), taints, since: seen.first(key, now) };
+    shell.perform(plan(&observed, now)).await
 }

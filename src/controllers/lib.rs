@@ -8,6 +8,8 @@
 //! Start reading at [`run`], then `action.rs`, then `replicaset/plan.rs`.
 
 pub mod action;
+mod cluster_dns;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod eviction;
@@ -21,13 +23,16 @@ mod replicaset;
 mod root_ca;
 mod service_account;
 pub mod shell;
+mod since;
 pub mod table;
+mod template;
 
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::{Caches, Client};
 use tokio::sync::watch;
@@ -42,6 +47,41 @@ pub struct Config {
     pub node_mask: u8,
     /// PEM of the CA that every namespace publishes.
     pub root_ca_pem: String,
+    /// The address of cluster DNS, which gets a Service to be found by.
+    pub cluster_dns: Option<IpAddr>,
+    pub node_life: NodeLife,
+}
+
+impl Config {
+    /// Settings with upstream's times and without a Service of cluster DNS.
+    pub fn new(cluster_cidr: Cidr, node_mask: u8, root_ca_pem: String) -> Self {
+        let node_life = NodeLife::default();
+        Self { cluster_cidr, node_mask, root_ca_pem, cluster_dns: None, node_life }
+    }
+}
+
+/// How long nodes may be silent, and how fast their pods are sent away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeLife {
+    /// Silence after which the state of a node counts as unknown (`--node-monitor-grace-period`).
+    pub monitor_grace: Duration,
+    /// The same for a node that never told its state (`--node-startup-grace-period`).
+    pub startup_grace: Duration,
+    /// Time between two nodes of a zone whose pods are sent away, the inverse of `--node-eviction-rate`.
+    pub eviction_pause: Duration,
+    /// How long a node must be gone before its pods are removed: it may only be slow to register.
+    pub removal_quarantine: Duration,
+}
+
+impl Default for NodeLife {
+    fn default() -> Self {
+        Self {
+            monitor_grace: Duration::from_secs(40),
+            startup_grace: Duration::from_secs(60),
+            eviction_pause: Duration::from_secs(10),
+            removal_quarantine: Duration::from_secs(40),
+        }
+    }
 }
 
 /// An address range.
@@ -49,6 +89,23 @@ pub struct Config {
 pub struct Cidr {
     pub address: IpAddr,
     pub prefix: u8,
+}
+
+impl Cidr {
+    /// True when the address is in the range.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(ours), IpAddr::V4(other)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                u32::from(ours) & mask == u32::from(other) & mask
+            }
+            (IpAddr::V6(ours), IpAddr::V6(other)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                u128::from(ours) & mask == u128::from(other) & mask
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The text is not an address range.

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use crate::shell::Shell;
 use crate::{
-    deployment, endpoints, eviction, garbage, namespace, node, podgc, replicaset, root_ca,
-    service_account,
+    cluster_dns, daemonset, deployment, endpoints, eviction, garbage, namespace, node, podgc,
+    replicaset, root_ca, service_account,
 };
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -38,6 +38,11 @@ pub static TABLE: &[Row] = &[
     Row {
         component: "root-ca-certificate-publisher-controller",
         start: |c, s| Box::pin(root_ca::run(c.shell, s)),
+    },
+    Row { component: "daemonset-controller", start: |c, s| Box::pin(daemonset::run(c.shell, s)) },
+    Row {
+        component: "cluster-dns-controller",
+        start: |c, s| Box::pin(cluster_dns::run(c.shell, s)),
     },
     Row { component: "node-controller", start: |c, s| Box::pin(node::run(c.shell, s)) },
     Row {

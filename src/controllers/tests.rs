@@ -80,6 +80,16 @@ fn eviction() {
 }
 
 #[test]
+fn cluster_dns() {
+    check("cluster_dns", |observed, _| crate::cluster_dns::plan(observed));
+}
+
+#[test]
+fn daemonset() {
+    check("daemonset", crate::daemonset::plan);
+}
+
+#[test]
 fn podgc() {
     check("podgc", crate::podgc::plan);
 }
@@ -103,6 +113,8 @@ fn endpoints() {
 fn every_case_folder_has_a_test() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
     let known = [
+        "cluster_dns",
+        "daemonset",
         "deployment",
         "endpoints",
         "eviction",

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use crate::requests::{Amounts, CPU};
 use crate::snapshot::{NodeState, PodFacts};
-use crate::{affinity, taints};
+use crate::taints;
 
 /// Why a node is out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +33,7 @@ pub(crate) fn node(facts: &PodFacts, node: &Node, state: &NodeState) -> Option<R
     if taints::untolerated(pod, node) {
         return Some(Refusal::for_good("node(s) had untolerated taint(s)"));
     }
-    if !affinity::fits(pod, node) {
+    if !client::fits_node(pod, node) {
         return Some(Refusal::for_good("node(s) didn't match Pod's node affinity/selector"));
     }
     if ports_taken(facts, state) {

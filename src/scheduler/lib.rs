@@ -9,7 +9,6 @@
 //!
 //! Start reading at [`run`], then `place.rs`.
 
-mod affinity;
 mod filter;
 mod interpod;
 pub mod place;

@@ -6,7 +6,7 @@ use crate::interpod::InterPod;
 use crate::requests::{CPU, MEMORY};
 use crate::snapshot::{NodeState, PodFacts};
 use crate::spread::Spread;
-use crate::{affinity, taints};
+use crate::taints;
 
 const BEST: i64 = 100;
 
@@ -30,7 +30,7 @@ pub(crate) fn best(
     };
     let parts = [
         (3, lower_is_better(each(&|candidate| taints::disliked(pod, candidate.node)))),
-        (2, higher_is_better(each(&|candidate| affinity::preference(pod, candidate.node)))),
+        (2, higher_is_better(each(&|candidate| client::node_preference(pod, candidate.node)))),
         (
             2,
             lower_is_better(each(&|candidate| {

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
 use crate::filter::Refusal;
 use crate::snapshot::Snapshot;
-use crate::{affinity, interpod, taints};
+use crate::{interpod, taints};
 
 /// One constraint with the pods counted per domain.
 struct Constraint<'a> {
@@ -119,7 +119,7 @@ fn count<'a>(
 fn counts_node(constraint: &TopologySpreadConstraint, pod: &Pod, node: &Node) -> bool {
     let honors =
         |policy: &Option<String>, default: &str| policy.as_deref().unwrap_or(default) == "Honor";
-    (!honors(&constraint.node_affinity_policy, "Honor") || affinity::fits(pod, node))
+    (!honors(&constraint.node_affinity_policy, "Honor") || client::fits_node(pod, node))
         && (!honors(&constraint.node_taints_policy, "Ignore") || !taints::untolerated(pod, node))
 }
 

@@ -4,6 +4,8 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::template::scaled;
+
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 pub(super) const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
 pub(super) const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
@@ -67,19 +69,6 @@ fn fence_posts(deployment: &Deployment) -> (i32, i32) {
     let surge = scaled(rolling.max_surge.as_ref().unwrap_or(&share), total, true);
     let unavailable = scaled(rolling.max_unavailable.as_ref().unwrap_or(&share), total, false);
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }
-}
-
-fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
-    match value {
-        IntOrString::Int(count) => (*count).max(0),
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let hundredths = percent.saturating_mul(total.into()).max(0);
-            let count =
-                if round_up { hundredths.saturating_add(99) / 100 } else { hundredths / 100 };
-            i32::try_from(count).unwrap_or(i32::MAX)
-        }
-    }
 }
 
 /// The replicas a set is to have.

@@ -13,10 +13,10 @@ use super::fields::{
 use super::work::Work;
 use super::{rollout, status};
 use crate::ownership;
+use crate::template::hash;
 
 /// Longest list of former revisions a set carries.
 const HISTORY_BYTES_MAX: usize = 2000;
-const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Annotations of a deployment that its sets do not get.
 const NOT_COPIED: [&str; 6] = [
     "kubectl.kubernetes.io/last-applied-configuration",
@@ -128,19 +128,6 @@ fn new_set(deployment: &Deployment) -> Option<ReplicaSet> {
         }),
         status: None,
     })
-}
-
-/// Names a template by ten letters and digits that spell no words.
-fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
-    // Types of ours have string keys only, so writing them as JSON cannot fail.
-    let text = serde_json::to_string(template).unwrap_or_default();
-    let salt = if collisions > 0 { collisions.to_string() } else { String::new() };
-    let sum = text
-        .bytes()
-        .chain(salt.bytes())
-        .fold(0x811c_9dc5_u32, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let letter = |byte: u8| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]);
-    sum.to_string().bytes().map(letter).collect()
 }
 
 /// Copies the deployment's annotations to its new set and notes the revision there.

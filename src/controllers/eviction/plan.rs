@@ -15,6 +15,15 @@ pub(crate) struct Observed {
     /// The `NoExecute` taints of the pod's node.
     #[serde(default)]
     pub(crate) taints: Vec<Taint>,
+    /// Since when the pod is seen on a node with such taints, by our own clock.
+    pub(crate) since: Timestamp,
+}
+
+/// The pod may stay after all.
+pub(crate) fn cancelled(pod: &Pod) -> Action {
+    let (namespace, name) = client::key_of(pod);
+    let message = format!("Cancelling deletion of Pod {namespace}/{name}");
+    Action::event(pod, EventType::Normal, "TaintManagerEviction", message)
 }
 
 pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Vec<Action> {
@@ -24,9 +33,7 @@ pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Vec<Action> {
     }
     let tolerations =
         pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let Some(end) =
-        observed.taints.iter().filter_map(|taint| tolerated_until(taint, tolerations, now)).min()
-    else {
+    let Some(end) = tolerated_until(observed, tolerations, now) else {
         return Vec::new();
     };
     if end > now {
@@ -47,14 +54,23 @@ pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Vec<Action> {
     ]
 }
 
-/// When the pod has to go because of a taint; `None` when it may stay.
-fn tolerated_until(taint: &Taint, tolerations: &[Toleration], now: Timestamp) -> Option<Timestamp> {
-    let since = taint.time_added.as_ref().map_or(now, |time| time.0);
-    let mut fitting =
-        tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
-    if fitting.peek().is_none() {
-        return Some(now);
+/// When the pod has to go: at once if a taint is not tolerated at all, else after the shortest time that one is
+/// tolerated for; `None` when it may stay.
+fn tolerated_until(
+    observed: &Observed,
+    tolerations: &[Toleration],
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let mut shortest = None;
+    for taint in &observed.taints {
+        let mut fitting =
+            tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
+        if fitting.peek().is_none() {
+            return Some(now);
+        }
+        let seconds = fitting.filter_map(|toleration| toleration.toleration_seconds).min();
+        shortest = shortest.into_iter().chain(seconds).min();
     }
-    let seconds = fitting.filter_map(|toleration| toleration.toleration_seconds).min()?;
-    Some(since.checked_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX))
+    let wait = SignedDuration::from_secs(shortest?.max(0));
+    Some(observed.since.checked_add(wait).unwrap_or(Timestamp::MAX))
 }

@@ -3,13 +3,30 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::plan::Ranges;
 use crate::Cidr;
 
 /// Parts that are tried before a range counts as full.
 const PARTS_MAX: u64 = 1 << 16;
 
+/// The range for a node: the one it had before, else one that nobody has had, else any that is free.
+pub(super) fn choose(ranges: &Ranges) -> Option<String> {
+    let Ranges { cluster_cidr, node_mask, used, former, left } = ranges;
+    let is_ours = |range: &String| {
+        range
+            .parse::<Cidr>()
+            .is_ok_and(|part| part.prefix == *node_mask && cluster_cidr.has(part.address))
+    };
+    let former = former.clone().filter(|range| is_ours(range) && !used.contains(range));
+    let untouched = || {
+        let taken: Vec<String> = used.iter().chain(left).cloned().collect();
+        first_free(*cluster_cidr, *node_mask, &taken)
+    };
+    former.or_else(untouched).or_else(|| first_free(*cluster_cidr, *node_mask, used))
+}
+
 /// The first part of `range` that is not in `used`.
-pub(super) fn first_free(range: Cidr, mask: u8, used: &[String]) -> Option<String> {
+fn first_free(range: Cidr, mask: u8, used: &[String]) -> Option<String> {
     let used: BTreeSet<&str> = used.iter().map(String::as_str).collect();
     let bits = u32::from(mask.checked_sub(range.prefix)?);
     let count = 1u64.checked_shl(bits).unwrap_or(PARTS_MAX).min(PARTS_MAX);

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use client::Propagation;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use serde::Deserialize;
 
 use crate::action::{Action, Deletion};
-use crate::pods;
+use crate::{NodeLife, pods};
 
 /// Finished pods that may stay.
 const FINISHED_MAX: usize = 12_500;
-/// How long a node must be gone before its pods go: it may only be slow to register.
-const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
+/// A node with this taint will not come back as it was.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// Since when nodes that pods name are gone.
 pub(crate) type Missing = BTreeMap<String, Timestamp>;
@@ -26,13 +26,27 @@ pub(crate) struct Observed {
     pub(crate) nodes: BTreeSet<String>,
     #[serde(default)]
     pub(crate) missing_since: Missing,
+    /// Nodes that are declared lost.
+    #[serde(default)]
+    pub(crate) out_of_service: BTreeSet<String>,
+    #[serde(skip)]
+    pub(crate) life: NodeLife,
 }
 
-/// The missing nodes as they are now, with the times that are known.
-pub(crate) fn missing(observed: &Observed, known: &Missing, now: Timestamp) -> Missing {
+/// The node is not ready and somebody has declared it lost.
+pub(crate) fn is_out_of_service(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready =
+        |condition: &NodeCondition| condition.type_ == "Ready" && condition.status == "True";
+    taints.into_iter().flatten().any(|taint| taint.key == OUT_OF_SERVICE)
+        && !conditions.into_iter().flatten().any(ready)
+}
+
+/// The nodes that pods name and that are not there.
+pub(crate) fn missing(observed: &Observed) -> BTreeSet<String> {
     let named = observed.pods.iter().map(pods::node_name).filter(|node| !node.is_empty());
-    let gone = named.filter(|node| !observed.nodes.contains(*node));
-    gone.map(|node| (node.to_owned(), known.get(node).copied().unwrap_or(now))).collect()
+    named.filter(|node| !observed.nodes.contains(*node)).map(str::to_owned).collect()
 }
 
 pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Vec<Action> {
@@ -45,12 +59,18 @@ pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Vec<Action> {
                 actions.push(remove(pod));
             }
         } else if let Some(since) = observed.missing_since.get(node) {
-            let end = since.checked_add(QUARANTINE).unwrap_or(Timestamp::MAX);
+            let quarantine = SignedDuration::try_from(observed.life.removal_quarantine);
+            let end = since.checked_add(quarantine.unwrap_or(SignedDuration::MAX));
+            let end = end.unwrap_or(Timestamp::MAX);
             if end <= now {
-                actions.extend(orphaned(pod, now));
+                actions.extend(lost(pod, "PodGC: node no longer exists", now));
             } else {
                 wake = Some(wake.map_or(end, |wake| wake.min(end)));
             }
+        } else if pod.metadata.deletion_timestamp.is_some()
+            && observed.out_of_service.contains(node)
+        {
+            actions.extend(lost(pod, "PodGC: node is out of service", now));
         }
     }
     actions.extend(surplus(&observed.pods));
@@ -63,10 +83,9 @@ fn remove(pod: &Pod) -> Action {
 }
 
 /// A pod that can no longer run is told failed before it goes, for those who look at it last.
-fn orphaned(pod: &Pod, now: Timestamp) -> Vec<Action> {
+fn lost(pod: &Pod, message: &str, now: Timestamp) -> Vec<Action> {
     let mut actions = Vec::new();
     if !pods::is_finished(pod) {
-        let message = "PodGC: node no longer exists";
         actions.push(pods::disrupt(pod, Some("Failed"), "DeletionByPodGC", message, now));
     }
     actions.push(remove(pod));

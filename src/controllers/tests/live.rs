@@ -56,6 +56,10 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
+        Self::start_with(|config| config).await
+    }
+
+    async fn start_with(adjust: impl Fn(crate::Config) -> crate::Config) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let names = pki::ServerNames {
             node_name: "n1".into(),
@@ -88,11 +92,8 @@ impl Cluster {
         let (end, shutdown) = watch::channel(false);
         let manager = client("system:kube-controller-manager", &[]);
         let caches = Caches::start(&manager);
-        let config = crate::Config {
-            cluster_cidr: "10.42.0.0/16".parse().expect("range"),
-            node_mask: 24,
-            root_ca_pem: "PEM".to_owned(),
-        };
+        let range = "10.42.0.0/16".parse().expect("range");
+        let config = adjust(crate::Config::new(range, 24, "PEM".to_owned()));
         let mut tasks = JoinSet::new();
         tasks.spawn(crate::run_with(manager, caches.clone(), config, shutdown.clone()));
         tasks.spawn(scheduler::run(client("system:kube-scheduler", &[]), shutdown));

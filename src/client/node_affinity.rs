@@ -1,4 +1,4 @@
-//! Node selectors and node affinity.
+//! Node selectors and node affinity: shared by those who place pods and those who count the places.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ fn of_pod(pod: &Pod) -> Option<&NodeAffinity> {
 }
 
 /// The node has what the pod requires of labels and fields.
-pub(crate) fn fits(pod: &Pod, node: &Node) -> bool {
+pub fn fits_node(pod: &Pod, node: &Node) -> bool {
     let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
     let labelled =
         selector.into_iter().flatten().all(|(key, value)| label(node, key) == Some(value));
@@ -24,7 +24,7 @@ pub(crate) fn fits(pod: &Pod, node: &Node) -> bool {
 }
 
 /// Sum of the weights of the preferences the node meets.
-pub(crate) fn preference(pod: &Pod, node: &Node) -> i64 {
+pub fn node_preference(pod: &Pod, node: &Node) -> i64 {
     let preferred = of_pod(pod).and_then(|affinity| {
         affinity.preferred_during_scheduling_ignored_during_execution.as_ref()
     });

@@ -1,0 +1,143 @@
+//! The DaemonSet controller: feeds, observation, registration.
+
+mod manage;
+mod place;
+mod plan;
+mod status;
+mod update;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use client::{Controller, Error, Key, Outcome, controller_of, key_of};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::action::Action;
+use crate::shell::{self, Shell};
+use crate::{ownership, pods};
+
+pub(crate) use plan::{Observed, plan};
+
+const WORKERS: usize = 2;
+/// Failed pods are replaced at first after this time, then at ever longer ones.
+const REPLACE_FIRST: Duration = Duration::from_secs(1);
+const REPLACE_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Places of failed pods that are remembered.
+const REPLACED_MAX: usize = 4096;
+
+/// When pods that failed were replaced, and how long to wait before the next time.
+type Replaced = Mutex<BTreeMap<(String, String), (Instant, Duration)>>;
+
+pub(crate) async fn run(shell: Arc<Shell>, shutdown: watch::Receiver<bool>) {
+    let mut controller = Controller::<Key>::new("daemonset");
+    controller
+        .feed(&shell.caches.daemon_sets, |old, new| new.or(old).map(key_of).into_iter().collect());
+    let sets = shell.caches.daemon_sets.clone();
+    controller.feed(&shell.caches.pods, move |old, new| {
+        let mut keys: Vec<Key> = [old, new].into_iter().flatten().filter_map(owner).collect();
+        if let Some(orphan) = new.filter(|pod| controller_of(&pod.metadata).is_none()) {
+            keys.extend(selecting(&sets.list_in(&key_of(orphan).0), orphan));
+        }
+        keys.dedup();
+        keys
+    });
+    let sets = shell.caches.daemon_sets.clone();
+    controller.feed(&shell.caches.nodes, move |old, new| {
+        if old.map(place) == new.map(place) {
+            return Vec::new();
+        }
+        sets.list().iter().map(|set| key_of(&**set)).collect()
+    });
+    let replaced = Arc::new(Replaced::default());
+    shell::run(controller, WORKERS, shell, shutdown, move |shell, key| {
+        reconcile(shell, replaced.clone(), key)
+    })
+    .await;
+}
+
+type Labels = BTreeMap<String, String>;
+
+/// What of a node decides about daemons.
+fn place(node: &Node) -> (Option<&Labels>, Vec<(&str, Option<&str>, &str)>) {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    let taints = taints.into_iter().flatten();
+    let taints = taints.map(|taint| (&*taint.key, taint.value.as_deref(), &*taint.effect));
+    (node.metadata.labels.as_ref(), taints.collect())
+}
+
+fn owner(pod: &Pod) -> Option<Key> {
+    ownership::controller_key(&pod.metadata, "DaemonSet")
+}
+
+/// The sets that may want to adopt a pod.
+fn selecting(sets: &[Arc<DaemonSet>], orphan: &Pod) -> Vec<Key> {
+    let selects = |set: &&Arc<DaemonSet>| {
+        let spec = set.spec.as_ref();
+        spec.is_some_and(|spec| {
+            ownership::matches(&ownership::selector(&spec.selector), &orphan.metadata)
+        })
+    };
+    sets.iter().filter(selects).map(|set| key_of(&**set)).collect()
+}
+
+async fn reconcile(shell: Arc<Shell>, replaced: Arc<Replaced>, key: Key) -> Result<Outcome, Error> {
+    let now = shell::now();
+    let Some(observed) = observe(&shell, &replaced, &key, now) else { return Ok(Outcome::Done) };
+    let actions = plan(&observed, now);
+    note(&replaced, &observed, &actions);
+    shell.perform(actions).await
+}
+
+fn observe(shell: &Shell, replaced: &Replaced, key: &Key, now: Timestamp) -> Option<Observed> {
+    let set = shell.caches.daemon_sets.get(&key.0, &key.1)?;
+    let select = ownership::selector(&set.spec.as_ref()?.selector);
+    let uid = set.metadata.uid.as_deref();
+    let concerns = |pod: &&Arc<Pod>| {
+        ownership::is_controlled_by(&pod.metadata, uid)
+            || (controller_of(&pod.metadata).is_none()
+                && ownership::matches(&select, &pod.metadata))
+    };
+    let pods = shell.caches.pods.list_in(&key.0);
+    Some(Observed {
+        pods: pods.iter().filter(concerns).map(|pod| (**pod).clone()).collect(),
+        nodes: shell.caches.nodes.list().iter().map(|node| (**node).clone()).collect(),
+        held_back: held_back(replaced, uid.unwrap_or_default(), now),
+        set: (*set).clone(),
+    })
+}
+
+/// Until when failed pods of a set are left where they are, by node.
+fn held_back(replaced: &Replaced, uid: &str, now: Timestamp) -> BTreeMap<String, Timestamp> {
+    let mut replaced = replaced.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    replaced.retain(|_, (last, wait)| last.elapsed() < wait.saturating_mul(2));
+    let of_set = replaced.iter().filter(|((set, _), _)| set == uid);
+    let until = of_set.map(|((_, node), (last, wait))| {
+        let left = wait.saturating_sub(last.elapsed());
+        (node.clone(), now.checked_add(left).unwrap_or(Timestamp::MAX))
+    });
+    until.collect()
+}
+
+/// Takes down which failed pods are replaced.
+fn note(replaced: &Replaced, observed: &Observed, actions: &[Action]) {
+    let uid = observed.set.metadata.uid.clone().unwrap_or_default();
+    for action in actions {
+        let Action::Delete { target, .. } = action else { continue };
+        let failed = observed.pods.iter().find(|pod| {
+            pods::phase(pod) == "Failed" && pod.metadata.uid.as_ref() == Some(&target.uid)
+        });
+        let Some(node) = failed.and_then(place::target) else { continue };
+        let mut replaced = replaced.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let place = (uid.clone(), node.to_owned());
+        let wait = replaced.get(&place).map(|(_, wait)| wait.saturating_mul(2));
+        let wait = wait.unwrap_or(REPLACE_FIRST).min(REPLACE_LIMIT);
+        if replaced.len() < REPLACED_MAX {
+            replaced.insert(place, (Instant::now(), wait));
+        }
+    }
+}
