@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{DeleteParams, Patch};
+use client::{Backoff, DeleteParams, Patch};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -16,17 +16,23 @@ use crate::clock::Now;
 use crate::context::Context;
 use crate::execute;
 use crate::keep::Volumes;
+use crate::link::Link;
+use crate::note::Note;
 use crate::prober;
+use crate::record::{Cause, PodRecord, Recorded};
 use crate::start::Attempt;
 use crate::status;
-use crate::worker::{Effect, Input, PodState, ProbeKind, Stage, StopPlan};
+use crate::worker::{Effect, Input, PodState, ProbeKind, Stage, Step, StopPlan};
 
 /// Messages that wait for one pod; senders wait when it is full.
 const INBOX: usize = 64;
-const STATUS_RETRY: Duration = Duration::from_secs(1);
+/// First and longest wait after the API server has refused something; while it is away nothing is tried.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How long a status or a deletion may be on its way.
+const CALL_MAX: Duration = Duration::from_secs(20);
 /// Changes on the way to a running container may wait this long, to be sent together.
 const STATUS_HOLD: Duration = Duration::from_millis(100);
-const DELETE_RETRY: Duration = Duration::from_secs(2);
 
 /// What the rest of the agent may read of a pod.
 #[derive(Debug, Clone)]
@@ -44,8 +50,11 @@ pub(crate) struct Handle {
 /// What a task of the actor came back with.
 pub(crate) enum Outcome {
     Input(Input),
-    Sent(Box<PodStatus>, Result<(), client::Error>),
+    /// The status, and the pod's revision with it.
+    Sent(Box<PodStatus>, Result<u64, client::Error>),
     Deleted(Result<(), client::Error>),
+    Recorded(Result<(), String>),
+    Link(Link),
     Nothing,
 }
 
@@ -61,15 +70,19 @@ pub(crate) struct Actor {
     stops: BTreeMap<String, AbortHandle>,
     probes: BTreeMap<(String, ProbeKind), AbortHandle>,
     keeping: bool,
-    /// What the API server has from us.
+    /// What the API server has from us, or somebody else has made of it since.
     sent: PodStatus,
+    /// The pod's revision with `sent`.
+    sent_revision: u64,
     sending: bool,
     send_after: Option<Duration>,
+    backoff: Backoff,
     /// The API server did not take the last status.
     send_failed: bool,
     /// Until when a status that is not urgent waits for company.
     hold_until: Option<Duration>,
     delete: Delete,
+    note: Note,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,15 +94,23 @@ enum Delete {
 }
 
 impl Actor {
-    pub(crate) fn new(ctx: Arc<Context>, state: PodState) -> (Actor, Handle) {
+    /// `recorded` is what the pod was last started from, if the node has a record of it.
+    pub(crate) fn new(
+        ctx: Arc<Context>,
+        state: PodState,
+        recorded: Option<Recorded>,
+    ) -> (Actor, Handle) {
         let sent = state.pod.status.clone().unwrap_or_default();
         let shown = status::compute(&state, &ctx.host_ips, &sent, ctx.clock.now().wall);
         let (pod, pod_seen) = watch::channel(Arc::clone(&state.pod));
         let first = Arc::new(View { pod: Arc::clone(&state.pod), status: shown });
         let (view, view_seen) = watch::channel(first);
         let (own_inbox, inbox) = mpsc::channel(INBOX);
-        let volumes = Arc::new(Volumes::new(Arc::clone(&ctx), pod_seen));
+        let on_record = recorded.is_some();
+        let recorded = recorded.unwrap_or_default();
+        let volumes = Arc::new(Volumes::new(Arc::clone(&ctx), pod_seen, recorded));
         let handle = Handle { inbox: own_inbox.clone(), view: view_seen };
+        let sent_revision = client::revision_of(state.pod.as_ref());
         let actor = Actor {
             ctx,
             state,
@@ -103,11 +124,14 @@ impl Actor {
             probes: BTreeMap::new(),
             keeping: false,
             sent,
+            sent_revision,
             sending: false,
             send_after: None,
+            backoff: Backoff::new(RETRY_FIRST, RETRY_MAX),
             send_failed: false,
             hold_until: None,
             delete: Delete::NotYet,
+            note: Note::new(on_record),
         };
         (actor, handle)
     }
@@ -115,6 +139,7 @@ impl Actor {
     /// Runs the pod until nothing of it is left.
     pub(crate) async fn run(mut self) {
         self.step(Input::Tick);
+        let mut server = self.ctx.link.clone();
         while !self.finished() {
             let wake = self.wake().map(|at| self.ctx.clock.instant(at));
             let timer = async {
@@ -126,6 +151,7 @@ impl Actor {
             let outcome = tokio::select! {
                 Some(input) = self.inbox.recv() => Outcome::Input(input),
                 Some(done) = self.tasks.join_next() => done.unwrap_or(Outcome::Nothing),
+                Ok(()) = server.changed() => Outcome::Link(*server.borrow_and_update()),
                 () = timer => Outcome::Input(Input::Tick),
             };
             self.handle(outcome);
@@ -136,37 +162,77 @@ impl Actor {
         let now = self.ctx.clock.now();
         match outcome {
             Outcome::Input(input) => self.step(input),
-            Outcome::Sent(status, result) => {
-                self.sending = false;
-                self.send_failed = result.is_err();
-                tracing::debug!(pod = self.state.name(), phase = status.phase, "status sent");
-                match result {
-                    Ok(()) => self.sent = *status,
-                    Err(error) if error.is_not_found() => self.sent = *status,
-                    Err(error) => {
-                        tracing::warn!(pod = self.state.name(), %error, "pod status not sent");
-                        self.send_after = Some(now.mono + STATUS_RETRY);
-                    }
+            Outcome::Sent(status, result) => self.see_sent(*status, result, now),
+            Outcome::Deleted(result) => self.see_deleted(result, now),
+            Outcome::Recorded(result) => {
+                if let Err(error) = &result {
+                    tracing::warn!(pod = self.state.name(), error, "pod not recorded");
                 }
+                self.note.done(result.is_ok(), now.mono);
                 self.publish(now);
             }
-            Outcome::Deleted(result) => {
-                let gone = |e: &client::Error| e.is_not_found() || e.is_conflict();
-                self.delete = match result {
-                    Err(error) if !gone(&error) => {
-                        tracing::warn!(pod = self.state.name(), %error, "pod not deleted");
-                        Delete::Due(Some(now.mono + DELETE_RETRY))
+            Outcome::Link(link) => {
+                if link == Link::Heard {
+                    self.backoff.succeeded();
+                    self.send_after = None;
+                    if let Delete::Due(after) = &mut self.delete {
+                        *after = None;
                     }
-                    _ => Delete::Done,
-                };
+                }
                 self.publish(now);
             }
             Outcome::Nothing => {}
         }
     }
 
+    fn see_sent(&mut self, status: PodStatus, result: Result<u64, client::Error>, now: Now) {
+        self.sending = false;
+        self.send_failed = result.is_err();
+        tracing::debug!(pod = self.state.name(), phase = status.phase, "status sent");
+        match result {
+            Ok(revision) => {
+                self.backoff.succeeded();
+                self.sent = status;
+                self.sent_revision = self.sent_revision.max(revision);
+                self.compare_sent();
+            }
+            Err(error) if error.is_not_found() => self.sent = status,
+            Err(error) => {
+                tracing::warn!(pod = self.state.name(), %error, "pod status not sent");
+                self.send_after = Some(now.mono + self.backoff.failed_with_jitter());
+                self.compare_sent();
+            }
+        }
+        self.publish(now);
+    }
+
+    fn see_deleted(&mut self, result: Result<(), client::Error>, now: Now) {
+        let gone = |e: &client::Error| e.is_not_found() || e.is_conflict();
+        self.delete = match result {
+            Err(error) if !gone(&error) => {
+                tracing::warn!(pod = self.state.name(), %error, "pod not deleted");
+                Delete::Due(Some(now.mono + self.backoff.failed_with_jitter()))
+            }
+            _ => Delete::Done,
+        };
+        self.publish(now);
+    }
+
+    /// Others write the status too: the node controller says that nobody is ready on a node it has not heard from.
+    fn compare_sent(&mut self) {
+        let revision = client::revision_of(self.state.pod.as_ref());
+        if revision > self.sent_revision && !self.sending {
+            self.sent_revision = revision;
+            self.sent = self.state.pod.status.clone().unwrap_or_default();
+        }
+    }
+
     fn step(&mut self, input: Input) {
         let now = self.ctx.clock.now();
+        let fresh = matches!(input, Input::Pod(_));
+        if matches!(input, Input::Retry | Input::Volumes(Ok(()))) {
+            self.note.objects += 1;
+        }
         if let Input::Pod(pod) = &input {
             // Volumes show labels and annotations; nothing else of a pod that changes.
             self.pod.send_if_modified(|old| {
@@ -179,6 +245,9 @@ impl Actor {
         tracing::debug!(pod = self.state.name(), input = input.label(), "step");
         for effect in self.state.step(input, now) {
             self.perform(effect);
+        }
+        if fresh {
+            self.compare_sent();
         }
         self.reap_stops();
         self.publish(now);
@@ -331,13 +400,15 @@ impl Actor {
             let pod = Arc::clone(&self.state.pod);
             self.view.send_replace(Arc::new(View { pod, status: shown.clone() }));
         }
-        if self.sending || self.state.gone || self.send_after.is_some_and(|at| at > now.mono) {
+        self.record(&shown, now);
+        let waits = self.sending || self.send_after.is_some_and(|at| at > now.mono);
+        if waits || self.state.gone || self.ctx.server_away() {
             return;
         }
         self.send_after = None;
         // A status that cannot be sent must not keep a pod that has ended.
         let given_up = self.send_failed && matches!(self.delete, Delete::Due(_));
-        if !given_up && !same(&shown, &self.sent) {
+        if !given_up && !status::same(&shown, &self.sent) {
             if self.held(&shown, now) {
                 return;
             }
@@ -354,7 +425,8 @@ impl Actor {
 
     /// Whether a status should wait a moment: nothing in it decides anything, and more is about to come.
     fn held(&mut self, shown: &PodStatus, now: Now) -> bool {
-        let urgent = shown.phase != self.sent.phase || ready(shown) != ready(&self.sent);
+        let urgent =
+            shown.phase != self.sent.phase || status::ready(shown) != status::ready(&self.sent);
         if urgent || !self.state.starting() {
             return false;
         }
@@ -374,8 +446,33 @@ impl Actor {
         let (namespace, name) = (self.state.namespace().to_owned(), self.state.name().to_owned());
         self.tasks.spawn(async move {
             let patch = Patch::Strategic(body);
-            let result = client.patch_sub::<Pod>(&namespace, &name, "status", &patch).await;
-            Outcome::Sent(Box::new(shown), result.map(drop))
+            let call = client.patch_sub::<Pod>(&namespace, &name, "status", &patch);
+            let result = in_time("PATCH", &name, call).await;
+            Outcome::Sent(Box::new(shown), result.map(|pod| client::revision_of(&pod)))
+        });
+    }
+
+    /// Brings the node's record of the pod up to date, if the pod has ever been able to start.
+    fn record(&mut self, shown: &PodStatus, now: Now) {
+        let possible = self.note.exists || self.state.volumes == Step::Ready;
+        if !possible || self.state.gone || self.state.stage == Stage::Done {
+            return;
+        }
+        let cause = Cause::new(&self.state.pod, shown, self.note.objects);
+        if !self.note.due(cause, now.mono) {
+            return;
+        }
+        let (store, volumes) = (Arc::clone(&self.ctx.record), Arc::clone(&self.volumes));
+        let (pod, status) = (Arc::clone(&self.state.pod), shown.clone());
+        self.tasks.spawn(async move {
+            let work = move || {
+                let links =
+                    pod.spec.as_ref().is_some_and(|s| s.enable_service_links != Some(false));
+                let record = PodRecord::new(&pod, &status, volumes.held.known(links));
+                store.save(&record).map(drop).map_err(|e| e.to_string())
+            };
+            let done = tokio::task::spawn_blocking(work).await;
+            Outcome::Recorded(done.unwrap_or_else(|e| Err(e.to_string())))
         });
     }
 
@@ -385,12 +482,15 @@ impl Actor {
         let (namespace, name) = (self.state.namespace().to_owned(), self.state.name().to_owned());
         let params = DeleteParams::default().grace(0).uid(self.state.uid());
         self.tasks.spawn(async move {
-            Outcome::Deleted(client.delete::<Pod>(&namespace, &name, &params).await)
+            let call = client.delete::<Pod>(&namespace, &name, &params);
+            Outcome::Deleted(in_time("DELETE", &name, call).await)
         });
     }
 
     fn finished(&self) -> bool {
-        self.state.stage == Stage::Done && (self.state.gone || self.delete == Delete::Done)
+        let over = self.state.gone || self.delete == Delete::Done;
+        // A record that is being written must not appear after it was taken away.
+        self.state.stage == Stage::Done && over && !self.note.busy()
     }
 
     /// The next moment at which something is due without any message.
@@ -401,26 +501,22 @@ impl Actor {
                 now.mono + Duration::try_from(at.duration_since(now.wall)).unwrap_or_default()
             });
         let delete = if let Delete::Due(at) = self.delete { at } else { None };
-        [self.state.next_wake(), deadline, self.send_after, self.hold_until, delete]
+        let calls = [self.send_after, self.hold_until, delete];
+        let calls = calls.into_iter().flatten().filter(|_| !self.ctx.server_away());
+        [self.state.next_wake(), deadline, self.note.wake(now.mono), calls.min()]
             .into_iter()
             .flatten()
             .min()
     }
 }
 
-fn ready(status: &PodStatus) -> bool {
-    status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-/// Equal as far as the agent is concerned: other writers' conditions do not count.
-fn same(ours: &PodStatus, sent: &PodStatus) -> bool {
-    let own = |status: &PodStatus| -> Vec<_> {
-        let kinds: Vec<&str> = ours.conditions.iter().flatten().map(|c| c.type_.as_str()).collect();
-        let mut list: Vec<_> = status.conditions.iter().flatten().cloned().collect();
-        list.retain(|c| kinds.contains(&c.type_.as_str()));
-        list.sort_by(|a, b| a.type_.cmp(&b.type_));
-        list
-    };
-    let bare = |status: &PodStatus| PodStatus { conditions: None, ..status.clone() };
-    ours == sent || (own(ours) == own(sent) && bare(ours) == bare(sent))
+async fn in_time<T>(
+    method: &str,
+    pod: &str,
+    call: impl Future<Output = client::Result<T>>,
+) -> client::Result<T> {
+    tokio::time::timeout(CALL_MAX, call).await.unwrap_or_else(|_| {
+        let (method, path) = (method.to_owned(), format!("pods/{pod}"));
+        Err(client::Error::Timeout { method, path, seconds: CALL_MAX.as_secs() })
+    })
 }

@@ -1,5 +1,6 @@
 //! Puts the parts together and owns their tasks.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -10,7 +11,9 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::node;
 use crate::node_facts;
+use crate::paths::Paths;
 use crate::pods::{self, Directory};
+use crate::record::{Loaded, Store};
 use crate::server::KubeletApi;
 use crate::volumes::place;
 
@@ -21,22 +24,24 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the agent: it registers the node, adopts what runs, and follows the pods bound to the node.
+    /// Starts the agent: it registers the node, adopts what runs, and follows the pods bound to the node. It needs the
+    /// runtime, but not the API server: while that does not answer, the pods of the node's record are run.
     pub async fn start(config: Config) -> Result<Agent, Error> {
         for directory in [config.data_dir.join("pods"), config.data_dir.join("logs").join("pods")] {
-            place::make_directory(&directory, 0o755)
+            place::make_private(&directory)
                 .map_err(|source| Error::Directory { path: directory.clone(), source })?;
         }
+        let (record, found) = open_record(Paths::new(&config.data_dir).record()).await?;
         config.runtime.version().await.map_err(Error::Runtime)?;
         let facts =
             node_facts::read(&config.data_dir, &config.kubelet_version, &config.runtime_version);
         let (ready, network_ready) = watch::channel(config.network.ready());
-        let ctx = Arc::new(Context::new(config, facts, network_ready));
+        let ctx = Arc::new(Context::new(config, facts, record, network_ready));
         let directory = Directory::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(node::run(Arc::clone(&ctx), ready));
+        tasks.spawn(node::run(Arc::clone(&ctx), ready, found.node));
         tasks.spawn(node::keep_lease(Arc::clone(&ctx)));
-        tasks.spawn(pods::run(Arc::clone(&ctx), directory.clone()));
+        tasks.spawn(pods::run(Arc::clone(&ctx), directory.clone(), found.pods));
         Ok(Agent { kubelet: KubeletApi::new(ctx, directory), tasks })
     }
 
@@ -49,4 +54,17 @@ impl Agent {
     pub async fn shutdown(mut self) {
         self.tasks.shutdown().await;
     }
+}
+
+async fn open_record(path: PathBuf) -> Result<(Arc<Store>, Loaded), Error> {
+    let folder = path.clone();
+    let work = move || {
+        let store = Store::open(&folder)?;
+        let loaded = store.load();
+        Ok((Arc::new(store), loaded))
+    };
+    let opened = tokio::task::spawn_blocking(work).await;
+    opened
+        .unwrap_or_else(|e| Err(std::io::Error::other(e)))
+        .map_err(|source| Error::Record { path, source })
 }

@@ -1,8 +1,9 @@
 //! The time as the pure parts receive it: a wall clock for what users read, a monotonic one for waiting.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 /// One moment. `mono` counts from the agent's start and never jumps, unlike the wall clock of a board without a battery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +28,8 @@ impl Clock {
     }
 
     /// The instant at which `Now::mono` will be `at`.
-    pub(crate) fn instant(&self, at: Duration) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(self.origin + at)
+    pub(crate) fn instant(&self, at: Duration) -> Instant {
+        self.origin + at
     }
 }
 

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use client::{Cache, Recorder};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use client::Recorder;
+use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::events;
 use crate::fieldref::NodeFields;
+use crate::link::{self, Link};
 use crate::netfiles::ClusterDns;
 use crate::node_facts::Facts;
 use crate::objects::ObjectCaches;
 use crate::paths::Paths;
+use crate::record::Store;
 use crate::worker::EventNote;
 
 /// Images pulled at the same time.
@@ -25,7 +27,9 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) recorder: Recorder,
     pub(crate) objects: ObjectCaches,
-    pub(crate) services: Cache<Service>,
+    /// What is on disk for the time without the API server.
+    pub(crate) record: Arc<Store>,
+    pub(crate) link: watch::Receiver<Link>,
     pub(crate) facts: Facts,
     pub(crate) dns: ClusterDns,
     pub(crate) host_ips: Vec<String>,
@@ -36,17 +40,20 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(
-        config: Config,
+        mut config: Config,
         facts: Facts,
+        record: Arc<Store>,
         network_ready: watch::Receiver<bool>,
     ) -> Context {
-        let client = config.client.clone();
+        let (client, link) = link::listening(config.client);
+        config.client = client.clone();
         Context {
             paths: Paths::new(&config.data_dir),
             clock: Clock::start(),
             recorder: Recorder::new(client.clone(), "kubelet", Some(&config.node_name)),
-            objects: ObjectCaches::new(client.clone()),
-            services: Cache::start(client, client::ListParams::all()),
+            objects: ObjectCaches::new(client, link.clone()),
+            record,
+            link,
             facts,
             dns: ClusterDns {
                 servers: config.cluster_dns.clone(),
@@ -57,6 +64,10 @@ impl Context {
             network_ready,
             config,
         }
+    }
+
+    pub(crate) fn server_away(&self) -> bool {
+        *self.link.borrow() == Link::Away
     }
 
     pub(crate) fn event(&self, pod: &Pod, note: EventNote) {

@@ -10,6 +10,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot open the pod record {path}")]
+    Record {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the container runtime does not answer")]
     Runtime(#[source] runtime::client::Error),
 }

@@ -1,5 +1,6 @@
 //! The ConfigMaps and Secrets that pods of this node use: one small watch per object, shared by the pods that refer to it
-//! and ended with the last of them. So the node never holds more than its pods mention.
+//! and ended with the last of them. So the node never holds more than its pods mention. What the server was not heard about
+//! yet is taken from the node's record while the server is away.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,17 +8,25 @@ use std::time::Duration;
 
 use client::{Cache, Client, Key, ListParams, Object, Subscription};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::{self, BoxStream};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use tokio::sync::watch;
 
-use crate::env::{Objects, References};
+use crate::env::{self, Objects, References};
+use crate::link::{self, Link};
+use crate::record::Recorded;
 
 /// How long a start waits for the objects it needs before it is tried again later.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+/// After this long the record is as good as a server that answers but does not tell.
+const RECORD_AFTER: Duration = Duration::from_secs(15);
 
 /// Hands out shared caches of single objects.
 pub(crate) struct ObjectCaches {
     client: Client,
+    link: watch::Receiver<Link>,
+    services: Cache<Service>,
     config_maps: Shared<ConfigMap>,
     secrets: Shared<Secret>,
 }
@@ -29,16 +38,30 @@ pub(crate) struct Held {
     namespace: String,
     config_maps: BTreeMap<String, Arc<Cache<ConfigMap>>>,
     secrets: BTreeMap<String, Arc<Cache<Secret>>>,
+    services: Cache<Service>,
+    recorded: Recorded,
+    link: watch::Receiver<Link>,
 }
 
 impl ObjectCaches {
-    pub(crate) fn new(client: Client) -> ObjectCaches {
-        ObjectCaches { client, config_maps: Shared::new(), secrets: Shared::new() }
+    pub(crate) fn new(client: Client, link: watch::Receiver<Link>) -> ObjectCaches {
+        let services = Cache::start(client.clone(), ListParams::all());
+        let (config_maps, secrets) = (Shared::new(), Shared::new());
+        ObjectCaches { client, link, services, config_maps, secrets }
     }
 
-    pub(crate) fn hold(&self, namespace: &str, references: &References) -> Held {
+    /// `recorded` is what the pod was last started from, if it ever was.
+    pub(crate) fn hold(
+        &self,
+        namespace: &str,
+        references: &References,
+        recorded: Recorded,
+    ) -> Held {
         Held {
             namespace: namespace.to_owned(),
+            services: self.services.clone(),
+            recorded,
+            link: self.link.clone(),
             config_maps: self.config_maps.hold(
                 &self.client,
                 namespace,
@@ -80,17 +103,81 @@ impl<K: Object> Shared<K> {
 impl Held {
     /// The objects once all have been looked for; those that do not exist are `None`.
     pub(crate) async fn objects(&self) -> Result<Objects, String> {
-        tokio::time::timeout(SYNC_TIMEOUT, async {
+        let all = async {
             Objects {
-                config_maps: gather(&self.config_maps, &self.namespace).await,
-                secrets: gather(&self.secrets, &self.namespace).await,
+                config_maps: self.gather(&self.config_maps, &self.recorded.config_maps).await,
+                secrets: self.gather(&self.secrets, &self.recorded.secrets).await,
             }
-        })
-        .await
-        .map_err(|_| {
-            "failed to sync configmap and secret cache: timed out waiting for the condition"
-                .to_owned()
-        })
+        };
+        tokio::time::timeout(SYNC_TIMEOUT, all).await.map_err(|_| timed_out())
+    }
+
+    /// The variables of the namespace's Services; `links` says whether all of them are wanted.
+    pub(crate) async fn service_variables(
+        &self,
+        links: bool,
+    ) -> Result<Vec<(String, String)>, String> {
+        let variables = async {
+            tokio::select! {
+                biased;
+                () = self.services.synced() => self.current_variables(links),
+                () = self.not_told() => self.recorded.services.clone(),
+            }
+        };
+        tokio::time::timeout(SYNC_TIMEOUT, variables).await.map_err(|_| timed_out())
+    }
+
+    fn current_variables(&self, links: bool) -> Vec<(String, String)> {
+        let services = self.services.list();
+        env::service_variables(services.iter().map(AsRef::as_ref), &self.namespace, links)
+    }
+
+    /// Everything as far as it is known now, for the record.
+    pub(crate) fn known(&self, links: bool) -> Recorded {
+        let objects = Objects {
+            config_maps: self.known_of(&self.config_maps, &self.recorded.config_maps),
+            secrets: self.known_of(&self.secrets, &self.recorded.secrets),
+        };
+        let services = if self.services.is_synced() {
+            self.current_variables(links)
+        } else {
+            self.recorded.services.clone()
+        };
+        Recorded::new(objects, services)
+    }
+
+    fn known_of<K: Object>(
+        &self,
+        caches: &BTreeMap<String, Arc<Cache<K>>>,
+        recorded: &BTreeMap<String, Option<Arc<K>>>,
+    ) -> BTreeMap<String, Option<Arc<K>>> {
+        let known = caches.iter().filter_map(|(name, cache)| {
+            let now = cache.is_synced().then(|| cache.get(&self.namespace, name));
+            Some((name.clone(), now.or_else(|| recorded.get(name).cloned())?))
+        });
+        known.collect()
+    }
+
+    async fn gather<K: Object>(
+        &self,
+        caches: &BTreeMap<String, Arc<Cache<K>>>,
+        recorded: &BTreeMap<String, Option<Arc<K>>>,
+    ) -> BTreeMap<String, Option<Arc<K>>> {
+        let one = async |name: &String, cache: &Arc<Cache<K>>| {
+            let old = recorded.get(name);
+            let found = tokio::select! {
+                biased;
+                () = cache.synced() => cache.get(&self.namespace, name),
+                () = self.not_told(), if old.is_some() => old.cloned().flatten(),
+            };
+            (name.clone(), found)
+        };
+        let all = caches.iter().map(|(name, cache)| one(name, cache));
+        join_all(all).await.into_iter().collect()
+    }
+
+    async fn not_told(&self) {
+        drop(tokio::time::timeout(RECORD_AFTER, link::away(self.link.clone())).await);
     }
 
     /// An item for every change of any of the objects.
@@ -101,16 +188,8 @@ impl Held {
     }
 }
 
-async fn gather<K: Object>(
-    caches: &BTreeMap<String, Arc<Cache<K>>>,
-    namespace: &str,
-) -> BTreeMap<String, Option<Arc<K>>> {
-    let mut found = BTreeMap::new();
-    for (name, cache) in caches {
-        cache.synced().await;
-        found.insert(name.clone(), cache.get(namespace, name));
-    }
-    found
+fn timed_out() -> String {
+    "failed to sync configmap and secret cache: timed out waiting for the condition".to_owned()
 }
 
 fn changes_of<K: Object>(subscription: Subscription<K>) -> BoxStream<'static, ()> {

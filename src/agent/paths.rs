@@ -13,6 +13,10 @@ impl Paths {
         Paths { root: root.to_owned() }
     }
 
+    pub(crate) fn record(&self) -> PathBuf {
+        self.root.join("record")
+    }
+
     pub(crate) fn pods(&self) -> PathBuf {
         self.root.join("pods")
     }

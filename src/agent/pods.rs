@@ -177,6 +177,8 @@ impl Dispatcher {
                 self.found = list_until_answered(&self.ctx).await;
                 self.begin_with_server().await;
             }
+            // The first list ends with a resync, which has all of it.
+            Change::Object { .. } if !self.heard => {}
             Change::Object { new: Some(pod), old, .. } => {
                 let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
                 if let Some(old) = old.filter(|old| uid(old) != uid(&pod)) {

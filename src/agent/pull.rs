@@ -54,7 +54,8 @@ async fn find_or_pull(
         failure("InvalidImageName", format!("Failed to apply default image tag {written:?}: {e}"))
     })?;
     let policy = policy(container, written);
-    if policy != Policy::Always
+    // Without the API server the node is most likely cut off from the registry too, and its pods must run.
+    if (policy != Policy::Always || ctx.server_away())
         && let Some(image) = ctx.config.images.resolve(written)
     {
         let text = format!(

@@ -111,10 +111,8 @@ async fn prepare(
     let image = find_image(ctx, container, image_ref)?;
     let objects = held.objects().await.map_err(|e| Failure::new(CONFIG, e))?;
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    ctx.services.synced().await;
-    let services = ctx.services.list();
     let links = spec.enable_service_links != Some(false);
-    let service_env = env::service_variables(services.iter().map(AsRef::as_ref), namespace, links);
+    let service_env = held.service_variables(links).await.map_err(|e| Failure::new(CONFIG, e))?;
     let node = ctx.node_fields(wanted.pod_ips);
     let variables = env::resolve(pod, container, &objects, &node, &service_env)?;
     let security = security::effective(pod, container)?;

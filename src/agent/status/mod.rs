@@ -1,5 +1,6 @@
 //! A pod's status, computed from what the agent knows: phase, conditions, container statuses, and the patch that sends it.
 
+mod compare;
 mod conditions;
 mod containers;
 mod patch;
@@ -13,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::resources::{self, Qos};
 use crate::worker::{Container, Phase, PodState, Role, Stage, Step};
 
+pub(crate) use compare::{ready, same};
 pub(crate) use patch::patch;
 
 /// The name of a container in the runtime: the same for every agent, so that a restarted one finds it.

@@ -104,6 +104,12 @@ pub(crate) fn make_directory(directory: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(directory, Permissions::from_mode(mode))
 }
 
+/// A directory of the agent that only root may look into, also if it was there.
+pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+    fs::set_permissions(directory, Permissions::from_mode(0o750))
+}
+
 /// Puts a tmpfs on the directory unless one is there, so that secrets never reach the disk.
 fn memory_backed(directory: &Path, size: Option<u64>) -> io::Result<()> {
     if is_mount_point(directory)? {

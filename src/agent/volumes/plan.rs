@@ -152,6 +152,19 @@ pub(crate) fn tokens(spec: &PodSpec) -> BTreeSet<TokenWish> {
     projections(spec).filter_map(|s| s.service_account_token).map(|s| wish(&s)).collect()
 }
 
+/// Where a volume shows a token of this kind, relative to the volume.
+pub(crate) fn token_paths<'a>(
+    volume: &Volume,
+    wanted: &'a TokenWish,
+) -> impl Iterator<Item = String> + use<'a> {
+    let sources = match kind(volume) {
+        Kind::Files { sources, .. } => sources,
+        _ => Vec::new(),
+    };
+    let tokens = sources.into_iter().filter_map(|s| s.service_account_token);
+    tokens.filter(move |t| wish(t) == *wanted).map(|t| t.path)
+}
+
 pub(crate) fn wish(
     source: &k8s_openapi::api::core::v1::ServiceAccountTokenProjection,
 ) -> TokenWish {
