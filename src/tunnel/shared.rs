@@ -1,0 +1,120 @@
+//! The state machine of a session behind its lock, and who waits for what.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::watch;
+
+use crate::error::Error;
+use crate::frame::StreamId;
+use crate::mux::{Event, Mux};
+
+/// A wish of the peer that waits to be taken up.
+pub(crate) struct Wish {
+    pub(crate) stream: StreamId,
+    pub(crate) proto: String,
+    pub(crate) address: String,
+}
+
+#[derive(Default)]
+struct Waiting {
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// What the lock protects.
+pub(crate) struct State {
+    pub(crate) mux: Mux,
+    waiting: HashMap<StreamId, Waiting>,
+    /// At most one for every stream in the table.
+    pub(crate) wishes: VecDeque<Wish>,
+    /// Only the newest matters.
+    pub(crate) ping: Option<u64>,
+}
+
+impl State {
+    pub(crate) fn wait_readable(&mut self, id: StreamId, waker: &Waker) {
+        self.waiting.entry(id).or_default().reader = Some(waker.clone());
+    }
+
+    pub(crate) fn wait_writable(&mut self, id: StreamId, waker: &Waker) {
+        self.waiting.entry(id).or_default().writer = Some(waker.clone());
+    }
+
+    pub(crate) fn forget(&mut self, id: StreamId) {
+        self.waiting.remove(&id);
+        self.mux.release(id);
+    }
+
+    /// Sorts the events; gives those that are to be woken.
+    fn settle(&mut self) -> Vec<Waker> {
+        let mut woken = Vec::new();
+        while let Some(event) = self.mux.next_event() {
+            match event {
+                Event::Readable(id) => {
+                    woken.extend(self.waiting.get_mut(&id).and_then(|w| w.reader.take()));
+                }
+                Event::Writable(id) => {
+                    woken.extend(self.waiting.get_mut(&id).and_then(|w| w.writer.take()));
+                }
+                Event::Ping(number) => self.ping = Some(number),
+                Event::Connect { stream, proto, address } => {
+                    self.wishes.push_back(Wish { stream, proto, address });
+                }
+            }
+        }
+        woken
+    }
+
+    fn needs_driver(&self) -> bool {
+        self.ping.is_some()
+            || !self.wishes.is_empty()
+            || self.mux.has_messages()
+            || self.mux.failure().is_some()
+    }
+}
+
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// The session's task.
+    pub(crate) driver: AtomicWaker,
+    pub(crate) closed: watch::Sender<Option<Error>>,
+}
+
+impl Shared {
+    pub(crate) fn new(mux: Mux) -> Shared {
+        let state =
+            State { mux, waiting: HashMap::new(), wishes: VecDeque::new(), ping: None };
+        Shared {
+            state: Mutex::new(state),
+            driver: AtomicWaker::new(),
+            closed: watch::Sender::new(None),
+        }
+    }
+
+    /// Does something to the session and wakes whom it concerns.
+    pub(crate) fn with<R>(&self, action: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = action(&mut state);
+        let woken = state.settle();
+        let driver = state.needs_driver();
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+        if driver {
+            self.driver.wake();
+        }
+        result
+    }
+
+    pub(crate) fn fail(&self, error: Error) {
+        self.with(|state| state.mux.fail(error));
+    }
+}
+
+/// The clock of the runtime, which tests can stop.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
