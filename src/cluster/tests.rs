@@ -1,0 +1,3 @@
+//! Tables of the pure parts, then both halves against each other over loopback.
+
+mod pure;

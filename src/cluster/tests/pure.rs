@@ -1,0 +1,1 @@
+//! Tokens, rights, refusals, balancing, addresses: pure.
