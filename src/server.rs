@@ -206,6 +206,8 @@ fn api_config(
         node_ports: 30000..=32767,
         cluster_domain: flags.cluster_domain.clone(),
         advertise: SocketAddr::new(advertise, flags.https_listen_port),
+        cluster_dns: Some(settings.network.dns),
+        server_node: Some(settings.node_name.clone()),
         dialer,
         supervisor: None,
         limits: apiserver::Limits::default(),

@@ -1,130 +1,31 @@
-//! Who may do what: one static table. A request passes if one rule of the user or of one of its groups covers it.
+//! Who may do what. Administrators may everything; a node what the node authorizer lets it; then the roles decide.
 
-use crate::User;
-use crate::request::Target;
-use crate::strategies::node_of;
-use api::Status;
+use crate::answer::Result;
+use crate::nodes;
+use crate::rbac::Found;
+use crate::request::{Query, Target};
+use crate::{ApiServer, User};
+use api::{FieldSelector, Status};
 use serde_json::{Value, json};
 
-/// Whom a rule is for.
-enum Subject {
-    User(&'static str),
-    Group(&'static str),
-}
+const MASTERS: &str = "system:masters";
 
-/// Verbs on resources; `*` covers all. A resource is `plural` or `plural/subresource`; `*` covers subresources too.
-struct Rule {
-    subject: Subject,
-    verbs: &'static [&'static str],
-    groups: &'static [&'static str],
-    resources: &'static [&'static str],
-}
-
-const ALL: &[&str] = &["*"];
-const READ: &[&str] = &["get", "list", "watch"];
-const CREATE: &[&str] = &["create"];
-const WRITE: &[&str] = &["create", "update", "patch"];
-const CHANGE: &[&str] = &["update", "patch"];
-const EVENTS: &[&str] = &["", "events.k8s.io"];
-
-const fn user(
-    name: &'static str,
-    verbs: &'static [&'static str],
-    groups: &'static [&'static str],
-    resources: &'static [&'static str],
-) -> Rule {
-    Rule { subject: Subject::User(name), verbs, groups, resources }
-}
-
-const fn group(
-    name: &'static str,
-    verbs: &'static [&'static str],
-    groups: &'static [&'static str],
-    resources: &'static [&'static str],
-) -> Rule {
-    Rule { subject: Subject::Group(name), verbs, groups, resources }
-}
-
-const SCHEDULER: &str = "system:kube-scheduler";
-const NODES: &str = "system:nodes";
-
-static RULES: &[Rule] = &[
-    group("system:masters", ALL, ALL, ALL),
-    // Namespace deletion and garbage collection reach every kind; what runs in pods they do not need (see STREAMS).
-    user("system:kube-controller-manager", ALL, ALL, ALL),
-    user(
-        SCHEDULER,
-        READ,
-        &["", "apps"],
-        &["pods", "nodes", "namespaces", "services", "replicasets"],
-    ),
-    user(SCHEDULER, CREATE, &[""], &["pods/binding", "bindings"]),
-    user(SCHEDULER, CHANGE, &[""], &["pods/status"]),
-    user(SCHEDULER, &["delete"], &[""], &["pods"]),
-    user(SCHEDULER, WRITE, EVENTS, &["events"]),
-    user(
-        SCHEDULER,
-        &["get", "list", "watch", "create", "update", "patch"],
-        &["coordination.k8s.io"],
-        &["leases"],
-    ),
-    group(
-        NODES,
-        READ,
-        &["", "discovery.k8s.io"],
-        &[
-            "nodes",
-            "pods",
-            "services",
-            "endpoints",
-            "endpointslices",
-            "configmaps",
-            "secrets",
-            "serviceaccounts",
-            "namespaces",
-        ],
-    ),
-    group(NODES, &["create", "delete", "update", "patch"], &[""], &["nodes", "pods"]),
-    group(NODES, CHANGE, &[""], &["nodes/status", "pods/status"]),
-    group(NODES, CREATE, &[""], &["serviceaccounts/token", "pods/eviction"]),
-    group(NODES, WRITE, EVENTS, &["events"]),
-    group(
-        NODES,
-        &["get", "create", "update", "patch", "delete"],
-        &["coordination.k8s.io"],
-        &["leases"],
-    ),
-    group(NODES, CREATE, &["authentication.k8s.io"], &["tokenreviews"]),
-    group(NODES, CREATE, &["authorization.k8s.io"], &["subjectaccessreviews"]),
-    group("system:authenticated", CREATE, &["authentication.k8s.io"], &["selfsubjectreviews"]),
-    group(
-        "system:authenticated",
-        CREATE,
-        &["authorization.k8s.io"],
-        &["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
-    ),
-];
-
-/// Paths without a resource: the group they are open to. A trailing `*` covers everything below.
-static PATHS: &[(&str, &[&str])] = &[
-    ("system:masters", &["*"]),
-    (
-        "system:authenticated",
-        &["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", "/"],
-    ),
-    ("system:authenticated", PUBLIC),
-    ("system:unauthenticated", PUBLIC),
-];
-
-/// What even a client without credentials may ask.
+/// What even a client without credentials may ask; what it is told is up to the roles.
 pub(crate) const PUBLIC: &[&str] =
     &["/healthz", "/healthz/*", "/livez", "/livez/*", "/readyz", "/readyz/*", "/version"];
 
-/// Ways into running containers: only for `system:masters`.
-const STREAMS: &[&str] = &["exec", "attach", "portforward", "log"];
-
-/// What a decision is about; also built from access reviews.
+/// What a decision is about.
 #[derive(Clone, Copy, Debug)]
+pub(crate) enum Asked<'a> {
+    Resource(Attributes<'a>),
+    /// A path that names no resource; the verb is the method in lower case.
+    Path {
+        verb: &'a str,
+        path: &'a str,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Attributes<'a> {
     pub verb: &'a str,
     pub group: &'a str,
@@ -132,62 +33,138 @@ pub(crate) struct Attributes<'a> {
     pub subresource: &'a str,
     pub namespace: &'a str,
     pub name: &'a str,
+    /// The node that the field selector of a list or watch of pods demands.
+    pub of_node: &'a str,
 }
 
-impl<'a> From<&'a Target> for Attributes<'a> {
-    fn from(target: &'a Target) -> Self {
+pub(crate) struct Decision {
+    pub allowed: bool,
+    /// Why, or why not; may be empty.
+    pub reason: String,
+}
+
+impl User {
+    pub(crate) fn is_master(&self) -> bool {
+        self.groups.iter().any(|group| group == MASTERS)
+    }
+}
+
+/// The field selector of requests on many objects.
+pub(crate) fn fields(target: &Target, query: &Query) -> FieldSelector {
+    let many = matches!(target.verb, "list" | "watch" | "deletecollection");
+    let text = query.get("fieldSelector").filter(|_| many);
+    text.and_then(|text| FieldSelector::parse(text).ok()).unwrap_or_default()
+}
+
+impl<'a> Attributes<'a> {
+    /// As upstream takes a request apart: a selector for one name names the object, and a namespace is in itself.
+    pub(crate) fn of(target: &'a Target, fields: &'a FieldSelector) -> Self {
+        let name = match target.name.as_str() {
+            "" => fields.required("metadata.name").unwrap_or_default(),
+            name => name,
+        };
+        let itself = target.group.is_empty() && target.plural == "namespaces";
         Self {
             verb: target.verb,
             group: &target.group,
             plural: &target.plural,
             subresource: &target.subresource,
-            namespace: &target.namespace,
-            name: &target.name,
+            namespace: if itself { &target.name } else { &target.namespace },
+            name,
+            of_node: fields.required("spec.nodeName").unwrap_or_default(),
         }
     }
 }
 
-/// Whether the table lets the user do it. A node is further held to its own Node and Lease by name.
-pub(crate) fn allows(user: &User, asked: Attributes<'_>) -> bool {
-    if STREAMS.contains(&asked.subresource) && !user.groups.iter().any(|g| g == "system:masters") {
-        return false;
+impl ApiServer {
+    pub(crate) async fn decide(&self, user: &User, asked: &Asked<'_>) -> Result<Decision> {
+        if user.is_master() {
+            return Ok(Decision { allowed: true, reason: String::new() });
+        }
+        let mut reasons = Vec::new();
+        if let Some(node) = nodes::node_of(user) {
+            match nodes::authorize(self, node, asked).await? {
+                nodes::Opinion::Allowed => {
+                    return Ok(Decision { allowed: true, reason: String::new() });
+                }
+                nodes::Opinion::None(reason) if reason.is_empty() => {}
+                nodes::Opinion::None(reason) => reasons.push(reason),
+            }
+        }
+        let namespace = match asked {
+            Asked::Resource(asked) => asked.namespace,
+            Asked::Path { .. } => "",
+        };
+        let mut allowed = None;
+        let mut missing = Vec::new();
+        let walk = |policy: &crate::rbac::Policy| {
+            policy.visit(user, namespace, |found| match found {
+                Found::Rule(source, rule) if rule.allows(asked) => {
+                    allowed = Some(format!("RBAC: allowed by {source}"));
+                    false
+                }
+                Found::Rule(..) => true,
+                Found::Missing(role) => {
+                    missing.push(role);
+                    true
+                }
+            });
+        };
+        self.policy.look(walk).await?;
+        if let Some(reason) = allowed {
+            return Ok(Decision { allowed: true, reason });
+        }
+        match missing.as_slice() {
+            [] => {}
+            [role] => reasons.push(format!("RBAC: {role}")),
+            roles => reasons.push(format!("RBAC: [{}]", roles.join(", "))),
+        }
+        Ok(Decision { allowed: false, reason: reasons.join("\n") })
     }
-    let covered = RULES.iter().any(|rule| rule.is_for(user) && rule.covers(asked));
-    covered && node_of(user).is_none_or(|node| own_or_shared(user, node, asked))
-}
 
-/// Whether the user may see what there is, and so be told that something is not.
-pub(crate) fn may_look_around(user: &User) -> bool {
-    user.groups.iter().any(|g| g == "system:masters")
-}
-
-pub(crate) fn allows_path(user: &User, path: &str) -> bool {
-    PATHS.iter().any(|(group, patterns)| {
-        user.groups.iter().any(|g| g == group) && patterns.iter().any(|p| matches(p, path))
-    })
-}
-
-/// The rules for a user, as a rules review tells them.
-pub(crate) fn rules_of(user: &User) -> Value {
-    let mine: Vec<&Rule> = RULES.iter().filter(|rule| rule.is_for(user)).collect();
-    let resources: Vec<Value> = mine
-        .iter()
-        .map(|r| json!({"verbs": r.verbs, "apiGroups": r.groups, "resources": r.resources}))
-        .collect();
-    let paths: Vec<Value> = PATHS
-        .iter()
-        .filter(|(group, _)| user.groups.iter().any(|g| g == group))
-        .map(|(_, patterns)| json!({"verbs": ALL, "nonResourceURLs": patterns}))
-        .collect();
-    // Nodes are held to what is theirs, and no rule but that of administrators reaches into containers.
-    let limited = !may_look_around(user)
-        && (node_of(user).is_some() || mine.iter().any(|rule| rule.resources == ALL));
-    let mut status =
-        json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": limited});
-    if limited {
-        status["evaluationError"] = "some rules are narrowed by the object they are about".into();
+    /// Refuses what the user may not do.
+    pub(crate) async fn require(&self, user: &User, asked: &Asked<'_>) -> Result<()> {
+        let decision = self.decide(user, asked).await?;
+        match (decision.allowed, asked) {
+            (true, _) => Ok(()),
+            (false, Asked::Resource(asked)) => Err(forbidden(user, *asked, &decision.reason)),
+            (false, Asked::Path { verb, path }) => {
+                let why = format!("User {:?} cannot {verb} path {path:?}", user.name);
+                Err(Status::forbidden_path(&with_reason(why, &decision.reason)))
+            }
+        }
     }
-    status
+
+    /// The rules for a user in a namespace, as a rules review tells them.
+    pub(crate) async fn rules_review(&self, user: &User, namespace: &str) -> Result<Value> {
+        if user.is_master() {
+            return Ok(json!({
+                "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
+                "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+                "incomplete": false,
+            }));
+        }
+        let (rules, missing) = self.policy.look(|policy| policy.rules_of(user, namespace)).await?;
+        let shown = |paths: bool| -> Vec<Value> {
+            let of =
+                rules.iter().filter(|r| !if paths { &r.urls } else { &r.resources }.is_empty());
+            of.map(|rule| rule.to_value()).collect()
+        };
+        let mut errors = missing;
+        let node = nodes::node_of(user).is_some();
+        if node {
+            errors.push("node authorizer does not support user rule resolution".to_owned());
+        }
+        let mut status = json!({
+            "resourceRules": shown(false), "nonResourceRules": shown(true), "incomplete": !errors.is_empty(),
+        });
+        match errors.as_slice() {
+            [] => {}
+            [error] => status["evaluationError"] = error.as_str().into(),
+            errors => status["evaluationError"] = format!("[{}]", errors.join(", ")).into(),
+        }
+        Ok(status)
+    }
 }
 
 /// Whether `path` is what `pattern` says, or below it if it ends with `*`.
@@ -198,8 +175,12 @@ pub(crate) fn matches(pattern: &str, path: &str) -> bool {
     }
 }
 
+fn with_reason(text: String, reason: &str) -> String {
+    if reason.is_empty() { text } else { format!("{text}: {reason}") }
+}
+
 /// The refusal, worded as upstream does.
-pub(crate) fn forbidden(user: &User, asked: Attributes<'_>) -> Status {
+pub(crate) fn forbidden(user: &User, asked: Attributes<'_>, reason: &str) -> Status {
     let resource = match asked.subresource {
         "" => asked.plural.to_owned(),
         sub => format!("{}/{sub}", asked.plural),
@@ -215,7 +196,7 @@ pub(crate) fn forbidden(user: &User, asked: Attributes<'_>) -> Status {
         "{qualified}{object} is forbidden: User {:?} cannot {verb} resource {resource:?} in API group {group:?} {scope}",
         user.name
     );
-    let mut status = Status::failure(403, "Forbidden", message);
+    let mut status = Status::failure(403, "Forbidden", with_reason(message, reason));
     status.details = Some(api::StatusDetails {
         name: name.to_owned(),
         group: group.to_owned(),
@@ -223,43 +204,4 @@ pub(crate) fn forbidden(user: &User, asked: Attributes<'_>) -> Status {
         ..Default::default()
     });
     status
-}
-
-pub(crate) fn forbidden_path(user: &User, verb: &str, path: &str) -> Status {
-    Status::forbidden_path(&format!("User {:?} cannot {verb} path {path:?}", user.name))
-}
-
-impl Rule {
-    fn is_for(&self, user: &User) -> bool {
-        match self.subject {
-            Subject::User(name) => user.name == name,
-            Subject::Group(name) => user.groups.iter().any(|g| g == name),
-        }
-    }
-
-    fn covers(&self, asked: Attributes<'_>) -> bool {
-        let any =
-            |list: &[&str], wanted: &str| list.iter().any(|item| *item == "*" || *item == wanted);
-        let resource = |item: &&str| match item.split_once('/') {
-            _ if **item == *"*" => true,
-            Some((plural, sub)) => plural == asked.plural && sub == asked.subresource,
-            None => *item == asked.plural && asked.subresource.is_empty(),
-        };
-        any(self.verbs, asked.verb)
-            && any(self.groups, asked.group)
-            && self.resources.iter().any(resource)
-    }
-}
-
-/// A node's writes by name go to its own Node and its own Lease; the rest is held to its pods in the strategies.
-fn own_or_shared(user: &User, node: &str, asked: Attributes<'_>) -> bool {
-    let named_other = !asked.name.is_empty() && asked.name != node;
-    let reads = READ.contains(&asked.verb);
-    let masters = user.groups.iter().any(|g| g == "system:masters");
-    match asked.plural {
-        _ if masters => true,
-        "nodes" => reads || !named_other,
-        "leases" => asked.namespace == "kube-node-lease" && !named_other,
-        _ => true,
-    }
 }

@@ -68,6 +68,10 @@ pub struct Config {
     pub cluster_domain: String,
     /// Where clients outside the process reach this server; published as the endpoint of the Service `kubernetes`.
     pub advertise: SocketAddr,
+    /// The cluster's name server: the ClusterIP of the Service kube-system/kube-dns and of no other.
+    pub cluster_dns: Option<std::net::IpAddr>,
+    /// The node that runs in this process; it may call itself a control plane.
+    pub server_node: Option<String>,
     pub dialer: Arc<dyn NodeDialer>,
     /// Asked before authentication.
     pub supervisor: Option<Arc<dyn Supervisor>>,

@@ -1,8 +1,8 @@
-//! Acting as somebody else: administrators may name the user that a request is to be judged as.
+//! Acting as somebody else: who may impersonate a user, his groups and the rest can be judged as him.
 
 use crate::answer::Result;
-use crate::authz::{self, Attributes};
-use crate::{User, request};
+use crate::authz::{Asked, Attributes};
+use crate::{ApiServer, User, request};
 use api::Status;
 use http::{HeaderMap, HeaderName};
 use std::borrow::Cow;
@@ -17,7 +17,11 @@ const AUTHENTICATED: &str = "system:authenticated";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 /// The user that a request counts for. The headers that name it go no further.
-pub(crate) fn effective<'a>(user: &'a User, headers: &mut HeaderMap) -> Result<Cow<'a, User>> {
+pub(crate) async fn effective<'a>(
+    server: &ApiServer,
+    user: &'a User,
+    headers: &mut HeaderMap,
+) -> Result<Cow<'a, User>> {
     let names: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(PREFIX)).cloned().collect();
     if names.is_empty() {
@@ -27,11 +31,47 @@ pub(crate) fn effective<'a>(user: &'a User, headers: &mut HeaderMap) -> Result<C
     for name in &names {
         headers.remove(name);
     }
-    let Some(wanted) = wanted else { return Ok(Cow::Borrowed(user)) };
-    match user.groups.iter().any(|group| group == "system:masters") {
-        true => Ok(Cow::Owned(wanted)),
-        false => Err(refusal(user, &wanted)),
+    let Some(mut wanted) = wanted else { return Ok(Cow::Borrowed(user)) };
+    for asked in rights(&wanted) {
+        let asked = Attributes { verb: "impersonate", ..asked.attributes() };
+        server.require(user, &Asked::Resource(asked)).await?;
     }
+    add_groups(&mut wanted);
+    Ok(Cow::Owned(wanted))
+}
+
+/// A thing that one must be allowed to impersonate.
+struct Right<'a> {
+    group: &'static str,
+    plural: &'static str,
+    subresource: &'a str,
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl Right<'_> {
+    fn attributes(&self) -> Attributes<'_> {
+        let Self { group, plural, subresource, namespace, name } = *self;
+        Attributes { group, plural, subresource, namespace, name, ..Attributes::default() }
+    }
+}
+
+fn rights(wanted: &User) -> Vec<Right<'_>> {
+    const OF_USERS: &str = "authentication.k8s.io";
+    let right = |group, plural, name| Right { group, plural, subresource: "", namespace: "", name };
+    let mut rights = vec![match service_account(&wanted.name) {
+        Some((namespace, name)) => Right { namespace, ..right("", "serviceaccounts", name) },
+        None => right("", "users", wanted.name.as_str()),
+    }];
+    rights.extend(wanted.groups.iter().map(|group| right("", "groups", group.as_str())));
+    rights.extend(wanted.uid.iter().map(|uid| right(OF_USERS, "uids", uid.as_str())));
+    for (key, values) in &wanted.extra {
+        rights.extend(values.iter().map(|value| Right {
+            subresource: key.as_str(),
+            ..right(OF_USERS, "userextras", value.as_str())
+        }));
+    }
+    rights
 }
 
 fn wanted(headers: &HeaderMap, names: &[HeaderName]) -> Result<Option<User>> {
@@ -55,7 +95,6 @@ fn wanted(headers: &HeaderMap, names: &[HeaderName]) -> Result<Option<User>> {
             )),
         };
     }
-    add_groups(&mut user);
     Ok(Some(user))
 }
 
@@ -89,13 +128,4 @@ fn add_groups(user: &mut User) {
         let group = if user.name == ANONYMOUS { UNAUTHENTICATED } else { AUTHENTICATED };
         user.groups.push(group.to_owned());
     }
-}
-
-fn refusal(user: &User, wanted: &User) -> Status {
-    let (plural, namespace, name) = match service_account(&wanted.name) {
-        Some((namespace, name)) => ("serviceaccounts", namespace, name),
-        None => ("users", "", wanted.name.as_str()),
-    };
-    let verb = "impersonate";
-    authz::forbidden(user, Attributes { verb, group: "", plural, subresource: "", namespace, name })
 }

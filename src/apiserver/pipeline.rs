@@ -2,12 +2,10 @@
 //! a user that is known already.
 
 use crate::answer::{self, Answer, Form, Result};
-use crate::authz::{self, Attributes};
+use crate::authz::{self, Asked as Access, Attributes};
 use crate::registry::{self, Context};
 use crate::request::{Query, Route, Target, route};
-use crate::{
-    ApiServer, Body, Supervisor, User, authn, body, impersonation, node_access, paths, subresources,
-};
+use crate::{ApiServer, Body, Supervisor, User, authn, body, impersonation, paths, subresources};
 use api::{Resource, Status, Strategy};
 use bytes::Bytes;
 use http::header::ACCEPT;
@@ -85,7 +83,7 @@ impl ApiServer {
         mut asked: Asked,
         body: Body,
     ) -> Response<Body> {
-        match impersonation::effective(user, &mut asked.parts.headers) {
+        match impersonation::effective(self, user, &mut asked.parts.headers).await {
             Ok(user) => self.perform_as(&user, asked, body).await,
             Err(status) => answer::status_response(&status),
         }
@@ -97,7 +95,7 @@ impl ApiServer {
         mut asked: Asked,
         body: Body,
     ) -> Response<Body> {
-        if let Err(status) = authorize(user, &asked) {
+        if let Err(status) = authorize(self, user, &asked).await {
             return answer::status_response(&status);
         }
         let target = match &mut asked.route {
@@ -106,9 +104,6 @@ impl ApiServer {
             }
             Route::Resource(target) => std::mem::take(target),
         };
-        if let Err(status) = node_access::check(self, user, &target, &asked.query).await {
-            return answer::status_response(&status);
-        }
         let res = match served(&target, &asked.parts.method) {
             Ok(res) => res,
             Err(status) => return answer::status_response(&status),
@@ -164,20 +159,23 @@ fn understand(request: Request<Body>) -> Result<(Asked, Body)> {
     Ok((Asked { route, query, parts }, body))
 }
 
-fn authorize(user: &User, asked: &Asked) -> Result<()> {
-    match &asked.route {
-        Route::Path(path) if authz::allows_path(user, path) => Ok(()),
-        Route::Path(path) => Err(authz::forbidden_path(
-            user,
-            asked.parts.method.as_str().to_ascii_lowercase().as_str(),
-            path,
-        )),
-        Route::Resource(target) if authz::allows(user, Attributes::from(target)) => Ok(()),
-        Route::Resource(target) if target.resource.is_none() && authz::may_look_around(user) => {
-            Err(Status::no_such_resource())
+async fn authorize(server: &ApiServer, user: &User, asked: &Asked) -> Result<()> {
+    let target = match &asked.route {
+        Route::Path(path) => {
+            let verb = asked.parts.method.as_str().to_ascii_lowercase();
+            return server.require(user, &Access::Path { verb: &verb, path }).await;
         }
-        Route::Resource(target) => Err(authz::forbidden(user, Attributes::from(target))),
+        Route::Resource(target) => target,
+    };
+    let fields = authz::fields(target, &asked.query);
+    let access = Attributes::of(target, &fields);
+    server.require(user, &Access::Resource(access)).await?;
+    // A WebSocket begins with GET, and yet does what POST does.
+    if subresources::enters(target) && access.verb == "get" {
+        let access = Attributes { verb: "create", ..access };
+        server.require(user, &Access::Resource(access)).await?;
     }
+    Ok(())
 }
 
 /// The answer to HEAD: HTTP/2 takes a body there for a broken stream.

@@ -2,9 +2,12 @@
 
 use crate::answer::Result;
 use crate::expiry::Expiry;
+use crate::follow::Follower;
+use crate::nodes::Pods;
 use crate::openapi::OpenApi;
+use crate::rbac::Policy;
 use crate::strategies::ServiceNetwork;
-use crate::{Body, Config, Error, answer, bootstrap};
+use crate::{Body, Config, Error, answer, bootstrap, nodes, rbac};
 use api::{Resource, Status, Strategy};
 use bytes::Bytes;
 use http::Response;
@@ -34,6 +37,8 @@ pub struct ApiServer {
     pub(crate) config: Config,
     pub(crate) network: ServiceNetwork,
     pub(crate) openapi: OpenApi,
+    pub(crate) policy: Follower<Policy>,
+    pub(crate) pods: Follower<Pods>,
     /// Held while addresses or ports of a Service are chosen.
     pub(crate) allocations: Arc<tokio::sync::Mutex<()>>,
     pub(crate) requests: Semaphore,
@@ -47,13 +52,16 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Makes a server and what every cluster has: the system namespaces and the Service `kubernetes`.
+    /// Makes a server and what every cluster has: the system namespaces, the Service `kubernetes`, and
+    /// the roles.
     pub async fn new(config: Config) -> std::result::Result<Arc<Self>, Error> {
         let network = ServiceNetwork::parse(&config.service_cidr)
             .ok_or_else(|| Error::ServiceNetwork(config.service_cidr.clone()))?;
         let server = Arc::new(Self {
             network,
             openapi: OpenApi::new(),
+            policy: Follower::new(config.store.clone(), rbac::RANGE.to_owned()),
+            pods: Follower::new(config.store.clone(), nodes::RANGE.to_owned()),
             allocations: Arc::default(),
             requests: Semaphore::new(config.limits.requests),
             answers: Arc::new(Semaphore::new(config.limits.answer_bytes / KIB)),
@@ -66,6 +74,8 @@ impl ApiServer {
         });
         server.spawn(server.events.clone().run(server.config.store.clone()));
         bootstrap::run(&server).await?;
+        rbac::reconcile(&server).await?;
+        server.spawn(rbac::aggregate(Arc::downgrade(&server), server.config.store.clone()));
         Ok(server)
     }
 

@@ -50,8 +50,9 @@ pub(crate) async fn create_object(
     let generate = object::text(&value, &["metadata", "generateName"]).to_owned();
     strategies::admit_namespace(server, res, &value).await?;
     metadata::begin(res, &mut value)?;
-    strategies::prepare_create(user, form, &mut value)?;
+    strategies::prepare_create(form, &mut value)?;
     schema::default(form, &mut value);
+    strategies::admit_user(server, user, form, "", None, &value).await?;
     if given.is_empty() && !generate.is_empty() {
         object::set(&mut value, &["metadata", "name"], generated(&generate)?);
     }

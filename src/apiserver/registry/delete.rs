@@ -4,7 +4,7 @@ use super::{Context, metadata, store_error};
 use crate::answer::{Answer, List, Result};
 use crate::request::Query;
 use crate::select::Selection;
-use crate::{ApiServer, User, body, object, strategies};
+use crate::{ApiServer, User, body, nodes, object, strategies};
 use api::{FieldError, Resource, Status, Strategy};
 use bytes::Bytes;
 use http::StatusCode;
@@ -93,7 +93,7 @@ pub(crate) async fn delete_object(
     for _ in 0..ATTEMPTS_MAX {
         let entry = server.load(res, namespace, name).await?;
         let old = object::decode(&entry.value)?;
-        strategies::check_node_restriction(user, form, "", Some(&old), &old)?;
+        nodes::check_delete(user, form, &old, "delete")?;
         options.check(res, &old, name)?;
         let expect = Expect::Modified(entry.modified);
         match plan(form, &old, options, jiff::Timestamp::now()) {

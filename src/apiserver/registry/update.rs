@@ -2,6 +2,7 @@
 
 use super::{Context, create_object, metadata, store_error};
 use crate::answer::{Answer, Result};
+use crate::authz::{Asked, Attributes};
 use crate::{ApiServer, User, body, object, strategies};
 use api::{FieldError, Resource, Status};
 use bytes::Bytes;
@@ -33,6 +34,9 @@ pub(super) async fn update(cx: &mut Context<'_>, bytes: &[u8]) -> Result<Answer>
     if cx.target.subresource.is_empty() {
         check_revision_given(cx.res, &value)?;
         if creates_on_update(cx.res) && cx.server.find(cx.res, namespace, name).await?.is_none() {
+            let fields = api::FieldSelector::default();
+            let asked = Attributes { verb: "create", ..Attributes::of(cx.target, &fields) };
+            cx.server.require(cx.user, &Asked::Resource(asked)).await?;
             let bytes =
                 create_object(cx.server, cx.user, cx.res, value, dry, &mut cx.warnings).await?;
             return Ok(Answer::Object { code: StatusCode::CREATED, bytes });
@@ -72,9 +76,11 @@ pub(crate) async fn modify(
         let old = object::decode(&entry.value)?;
         let mut new = propose(&old)?;
         check_preconditions(change, &old, &new)?;
-        strategies::prepare_update(change.user, form, change.subresource, &old, &mut new)?;
+        strategies::prepare_update(form, change.subresource, &old, &mut new)?;
         metadata::carry_over(change.res, &old, &mut new)?;
         schema::default(form, &mut new);
+        let Change { server, user, subresource, .. } = change;
+        strategies::admit_user(server, user, form, subresource, Some(&old), &new).await?;
         let _allocation =
             strategies::admit_update(change.server, form, change.subresource, &old, &mut new)
                 .await?;

@@ -8,16 +8,15 @@ mod pod_service_account;
 mod secret;
 mod service;
 
-pub(crate) use node::{check_node_restriction, node_of};
 pub(crate) use service::{AllocationGuard, ServiceNetwork};
 
 use crate::answer::Result;
-use crate::{ApiServer, User, object};
+use crate::{ApiServer, User, nodes, object, rbac};
 use api::{Resource, Status, StatusCause, StatusDetails, Strategy};
 use serde_json::{Value, json};
 
 /// Before defaults: what a new object may not bring along, and what it starts with.
-pub(crate) fn prepare_create(user: &User, res: &'static Resource, value: &mut Value) -> Result<()> {
+pub(crate) fn prepare_create(res: &'static Resource, value: &mut Value) -> Result<()> {
     if res.has_status() && res.strategy != Strategy::Node {
         object::remove(value, &["status"]);
     }
@@ -34,7 +33,24 @@ pub(crate) fn prepare_create(user: &User, res: &'static Resource, value: &mut Va
         (_, "Secret") => secret::absorb_string_data(res, value)?,
         _ => {}
     }
-    check_node_restriction(user, res, "", None, value)
+    Ok(())
+}
+
+/// What this user may write, whatever the roles say: nodes their own, and nobody rights that he does not hold. `old`
+/// is absent when creating.
+pub(crate) async fn admit_user(
+    server: &ApiServer,
+    user: &User,
+    res: &'static Resource,
+    subresource: &str,
+    old: Option<&Value>,
+    new: &Value,
+) -> Result<()> {
+    nodes::check(server, user, res, subresource, old, new).await?;
+    match res.strategy {
+        Strategy::Rbac => rbac::check_escalation(server, user, res, old, new).await,
+        _ => Ok(()),
+    }
 }
 
 /// After defaults and before validation: what needs the state of other objects.
@@ -61,7 +77,6 @@ pub(crate) async fn admit_create(
 
 /// Before defaults: which part of the object this request may change.
 pub(crate) fn prepare_update(
-    user: &User,
     res: &'static Resource,
     subresource: &str,
     old: &Value,
@@ -85,7 +100,7 @@ pub(crate) fn prepare_update(
             }
         }
     }
-    check_node_restriction(user, res, subresource, Some(old), new)
+    Ok(())
 }
 
 pub(crate) async fn admit_update(

@@ -2,8 +2,8 @@
 
 use crate::answer::{Answer, Result};
 use crate::body::{self, FieldValidation};
-use crate::object;
 use crate::registry::{Change, Context, DeleteOptions, delete_object, modify};
+use crate::{nodes, object};
 use api::{FieldError, Status};
 use bytes::Bytes;
 use http::StatusCode;
@@ -86,6 +86,8 @@ pub(super) async fn evict(cx: &mut Context<'_>, bytes: &[u8]) -> Result<Answer> 
     if let Some(wanted) = eviction.get("deleteOptions").filter(|o| !o.is_null()) {
         options.merge(wanted)?;
     }
+    let pod = cx.server.load(cx.res, &cx.target.namespace, &cx.target.name).await?;
+    nodes::check_delete(cx.user, cx.res, &object::decode(&pod.value)?, "evict")?;
     delete_object(cx.server, cx.user, cx.res, &cx.target.namespace, &cx.target.name, &options)
         .await?;
     Ok(created())

@@ -6,7 +6,7 @@ mod review;
 mod scale;
 mod token;
 
-pub(crate) use proxy::{is_stream, stream};
+pub(crate) use proxy::{enters, is_stream, stream};
 pub(crate) use review::review;
 
 use crate::answer::{Answer, Result};

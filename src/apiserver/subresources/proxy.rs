@@ -41,6 +41,11 @@ pub(crate) fn is_stream(target: &Target) -> bool {
         && matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward")
 }
 
+/// Whether the path leads into a running container.
+pub(crate) fn enters(target: &Target) -> bool {
+    is_stream(target) && target.subresource != "log"
+}
+
 /// Answers a stream request.
 pub(crate) async fn stream(
     server: &Arc<ApiServer>,

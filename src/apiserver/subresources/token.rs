@@ -2,9 +2,8 @@
 
 use crate::answer::{Answer, Result};
 use crate::body::{self, FieldValidation};
-use crate::object;
 use crate::registry::Context;
-use crate::strategies::node_of;
+use crate::{nodes, object};
 use api::{FieldError, Status};
 use bytes::Bytes;
 use http::StatusCode;
@@ -90,18 +89,12 @@ fn seconds(request: &Value) -> Result<i64> {
 async fn bind(cx: &Context<'_>, request: &Value, claims: &mut Claims) -> Result<()> {
     let reference = object::at(request, &["spec", "boundObjectRef"]).cloned().unwrap_or_default();
     let (kind, name) = (object::text(&reference, &["kind"]), object::text(&reference, &["name"]));
-    let node_user = node_of(cx.user);
+    let refused = |why: &str| Status::forbidden(cx.res, &cx.target.name, why);
+    nodes::check_token(cx.user, &reference, None).map_err(refused)?;
     let plural = match kind {
         "Pod" => "pods",
-        "Secret" if node_user.is_none() => "secrets",
-        "Node" if node_user.is_none() => "nodes",
-        _ if node_user.is_some() => {
-            return Err(Status::forbidden(
-                cx.res,
-                &cx.target.name,
-                "node requested token not bound to a pod",
-            ));
-        }
+        "Secret" => "secrets",
+        "Node" => "nodes",
         "" => return Ok(()),
         other => {
             return Err(Status::bad_request(format!(
@@ -132,13 +125,7 @@ async fn bind(cx: &Context<'_>, request: &Value, claims: &mut Claims) -> Result<
                 )));
             }
             let node = object::text(&found, &["spec", "nodeName"]);
-            if node_user.is_some_and(|user| user != node) {
-                return Err(Status::forbidden(
-                    cx.res,
-                    &cx.target.name,
-                    "node requested token bound to a pod scheduled on a different node",
-                ));
-            }
+            nodes::check_token(cx.user, &reference, Some(&found)).map_err(refused)?;
             claims.kubernetes.node = node_of_pod(cx, node).await?;
             claims.kubernetes.pod = bound;
         }

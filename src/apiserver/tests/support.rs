@@ -52,6 +52,8 @@ pub(crate) fn config(pki: &pki::ServerPki, limits: Limits, dialer: Dialer) -> Co
         node_ports: 30000..=32767,
         cluster_domain: "cluster.local".into(),
         advertise: ([192, 168, 1, 2], 6443).into(),
+        cluster_dns: Some([10, 43, 0, 10].into()),
+        server_node: Some("server".into()),
         dialer: Arc::new(dialer),
         supervisor: None,
         limits,

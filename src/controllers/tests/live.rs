@@ -80,6 +80,8 @@ impl Cluster {
             node_ports: 30000..=32767,
             cluster_domain: "cluster.local".into(),
             advertise: ([127, 0, 0, 1], 6443).into(),
+            cluster_dns: None,
+            server_node: None,
             dialer: Arc::new(NoNodes),
             supervisor: None,
             limits: Limits::default(),
