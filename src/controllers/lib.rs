@@ -14,6 +14,7 @@ mod deployment;
 mod endpoints;
 mod eviction;
 mod garbage;
+mod load_balancer;
 mod namespace;
 mod node;
 mod ownership;

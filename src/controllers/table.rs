@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use crate::shell::Shell;
 use crate::{
-    cluster_dns, daemonset, deployment, endpoints, eviction, garbage, namespace, node, podgc,
-    replicaset, root_ca, service_account,
+    cluster_dns, daemonset, deployment, endpoints, eviction, garbage, load_balancer, namespace,
+    node, podgc, replicaset, root_ca, service_account,
 };
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -50,6 +50,10 @@ pub static TABLE: &[Row] = &[
         start: |c, s| Box::pin(eviction::run(c.shell, s)),
     },
     Row { component: "endpoint-controller", start: |c, s| Box::pin(endpoints::run(c.shell, s)) },
+    Row {
+        component: "service-lb-controller",
+        start: |c, s| Box::pin(load_balancer::run(c.shell, s)),
+    },
     Row {
         component: "pod-garbage-collector-controller",
         start: |c, s| Box::pin(podgc::run(c.shell, s)),

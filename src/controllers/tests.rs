@@ -90,6 +90,11 @@ fn daemonset() {
 }
 
 #[test]
+fn load_balancer() {
+    check("load_balancer", |observed, _| crate::load_balancer::plan(observed));
+}
+
+#[test]
 fn podgc() {
     check("podgc", crate::podgc::plan);
 }
@@ -119,6 +124,7 @@ fn every_case_folder_has_a_test() {
         "endpoints",
         "eviction",
         "garbage",
+        "load_balancer",
         "namespace",
         "node",
         "podgc",
