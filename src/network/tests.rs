@@ -2,4 +2,5 @@
 //! need root and `ip`.
 
 mod kernel;
+pub(crate) mod namespace;
 mod pure;

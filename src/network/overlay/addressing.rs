@@ -163,7 +163,9 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         let filled = bytes.iter_mut().all(|byte| {
-            let part = parts.next().filter(|part| part.len() == 2);
+            let digits =
+                |part: &&str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+            let part = parts.next().filter(digits);
             part.and_then(|part| u8::from_str_radix(part, 16).ok()).map(|b| *byte = b).is_some()
         });
         if filled && parts.next().is_none() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use client::{Backoff, Cache, Client, ListParams, Patch};
+use client::{Backoff, Cache, Client, ListParams, Patch, revision_of};
 use serde_json::json;
 use tracing::{debug, info, warn};
 
@@ -102,6 +102,8 @@ struct Follower {
     /// What the kernel has, as far as known.
     applied: Option<State>,
     ignored: BTreeMap<String, String>,
+    /// Revision of this node with the annotations written last; an older one says nothing new.
+    announced: u64,
     /// The mtu the bridge was told.
     mtu: Option<u32>,
 }
@@ -126,6 +128,7 @@ impl Follower {
             uplink: None,
             applied: None,
             ignored: BTreeMap::new(),
+            announced: 0,
             mtu: None,
         };
         Ok((follower, events))
@@ -233,17 +236,20 @@ impl Follower {
     }
 
     /// Writes this node's annotations where they are not right.
-    async fn announce(&self, address: IpAddr) -> Result<(), Error> {
+    async fn announce(&mut self, address: IpAddr) -> Result<(), Error> {
         let name = &self.config.node_name;
         let Some(node) = self.nodes.get("", name) else { return Ok(()) };
         let own = annotations::own(&node, address, self.config.backend, self.mac);
         let missing = annotations::missing(&node, own);
-        if missing.is_empty() {
+        if missing.is_empty() || revision_of(&*node) < self.announced {
             return Ok(());
         }
         let patch = Patch::Merge(json!({"metadata": {"annotations": missing}}));
         match self.client.patch::<Node>("", name, &patch).await {
-            Ok(_) => Ok(()),
+            Ok(node) => {
+                self.announced = revision_of(&node);
+                Ok(())
+            }
             // It was deleted meanwhile; its next incarnation is announced.
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(Error::Announce { node: name.clone(), reason: error.to_string() }),

@@ -136,7 +136,7 @@ impl Kernel {
         let ours = all.iter().filter(|entry| {
             entry.header.ifindex == index && entry.header.state == NeighbourState::Permanent
         });
-        Ok(ours.filter_map(entry_of).map(|(address, mac)| (address, mac)).collect())
+        Ok(ours.filter_map(entry_of).collect())
     }
 
     async fn forwarding(&self, index: u32) -> Result<BTreeMap<Mac, IpAddr>, Error> {
@@ -203,19 +203,22 @@ impl Kernel {
 
     async fn add_tunnel(&self, tunnel: &Tunnel) -> Result<(), Error> {
         let message = LinkVxlan::new(&self.name, tunnel.vni).port(tunnel.port);
-        let message = described(message, tunnel).up().build();
+        let message = described(message, tunnel).mtu(tunnel.mtu).address(tunnel.mac.0.to_vec());
+        let message = message.up().build();
         let add = self.handle.link().add(message).execute().await;
         add.map_err(fail("create VXLAN tunnel", &self.name))?;
         self.loosen()
     }
 
     async fn change_tunnel(&self, tunnel: &Tunnel) -> Result<(), Error> {
+        let index = self.index().await?;
         let message = LinkVxlan::new(&self.name, tunnel.vni);
-        let message = described(message, tunnel).index(self.index().await?).build();
+        let change = self.handle.link().change(described(message, tunnel).index(index).build());
+        change.execute().await.map_err(fail("change VXLAN tunnel", &self.name))?;
+        // The kernel refuses a tunnel's mtu together with its ends.
+        let message = LinkUnspec::new_with_index(index).mtu(tunnel.mtu);
+        let message = message.address(tunnel.mac.0.to_vec()).up().build();
         let change = self.handle.link().change(message).execute().await;
-        change.map_err(fail("change VXLAN tunnel", &self.name))?;
-        let up = LinkUnspec::new_with_index(self.index().await?).up().build();
-        let change = self.handle.link().change(up).execute().await;
         change.map_err(fail("set up link", &self.name))?;
         self.loosen()
     }

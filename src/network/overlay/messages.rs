@@ -19,7 +19,7 @@ use super::plan::{Route, Through, Tunnel};
 /// Marks routes as this program's, for the next process to find them. A number nobody else uses.
 pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(142);
 
-/// Everything about a tunnel that can be changed.
+/// The ends of a tunnel: all of it that can be changed later.
 pub(super) fn described(
     message: LinkMessageBuilder<LinkVxlan>,
     tunnel: &Tunnel,
@@ -28,12 +28,11 @@ pub(super) fn described(
     if let Some(device) = tunnel.device {
         message = message.dev(device);
     }
-    message = match tunnel.local {
+    match tunnel.local {
         Some(IpAddr::V4(address)) => message.local(address),
         Some(IpAddr::V6(address)) => message.local6(address),
         None => message,
-    };
-    message.mtu(tunnel.mtu).address(tunnel.mac.0.to_vec())
+    }
 }
 
 /// None when the link is no VXLAN tunnel.

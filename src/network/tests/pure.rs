@@ -6,7 +6,7 @@ use crate::addresses::{Cidr, hardware_address};
 use crate::bridge::{BridgeNetwork, Config};
 use crate::error::Error;
 use crate::masquerade;
-use crate::nft::{Batch, Expression};
+use crate::nft::{Batch, Encoded, Expression};
 use crate::pool::{Pool, link_name};
 
 fn cidr(text: &str) -> Cidr {
@@ -135,7 +135,7 @@ fn the_rule_spares_the_cluster_and_multicast() {
 fn batches_are_framed() {
     let mut batch = Batch::new();
     batch.replace_table("t");
-    let (bytes, last) = batch.finish();
+    let Encoded { bytes, last } = batch.finish();
     let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
     let half = |at: usize| u16::from_ne_bytes(bytes[at..at + 2].try_into().unwrap());
     let mut messages = Vec::new();
