@@ -7,10 +7,11 @@ use std::path::Path;
 
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{
     Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
     RouteMessageBuilder,
@@ -239,6 +240,11 @@ impl Links {
         Ok(link.index)
     }
 
+    async fn set_route(&self, route: RouteMessage, action: &'static str) -> Result<(), Error> {
+        let add = self.handle.route().add(route).replace();
+        add.execute().await.map_err(fail(action, POD_LINK))
+    }
+
     async fn has_address(&self, index: u32, address: Ipv4Addr) -> Result<bool, Error> {
         let filter = self
             .handle
@@ -263,26 +269,25 @@ pub(crate) fn is_configured(path: &Path, address: Ipv4Addr) -> Result<bool, Erro
     })
 }
 
-/// Gives the pod's end its address and the default route.
+/// Gives the pod's end its address, and the node as the way to everything: also to pods of the same node, so that the
+/// node's address translation sees both directions of what they say to each other through a Service.
 pub(crate) fn configure(path: &Path, address: Ipv4Addr, cidr: Cidr) -> Result<(), Error> {
     inside(path, || async move {
         let links = Links::open()?;
         links.up(LOOPBACK).await?;
         let index = links.up(POD_LINK).await?;
-        let add = links.handle.address().add(index, IpAddr::V4(address), cidr.prefix()).replace();
+        let add = links.handle.address().add(index, IpAddr::V4(address), cidr.prefix());
+        let mut add = add.replace();
+        add.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
         add.execute().await.map_err(fail("add the pod's address to", POD_LINK))?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(cidr.gateway())
-            .output_interface(index)
-            .build();
-        links
-            .handle
-            .route()
-            .add(route)
-            .replace()
-            .execute()
-            .await
-            .map_err(fail("add the default route through", POD_LINK))
+        let gateway = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(cidr.gateway(), 32)
+            .scope(RouteScope::Link)
+            .output_interface(index);
+        links.set_route(gateway.build(), "add the gateway's route through").await?;
+        let default =
+            RouteMessageBuilder::<Ipv4Addr>::new().gateway(cidr.gateway()).output_interface(index);
+        links.set_route(default.build(), "add the default route through").await
     })
 }
 

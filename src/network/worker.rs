@@ -63,6 +63,7 @@ impl Worker {
     async fn set_cidr(&mut self, cidr: Cidr) -> Result<(), Error> {
         let index = self.links.ensure_bridge(&self.config.bridge, cidr, self.config.mtu).await?;
         switch_on(Path::new(FORWARDING)).map_err(Error::file("write", FORWARDING))?;
+        self.switch_off_redirects()?;
         match switch_on(Path::new(BRIDGE_CALLS)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::file("write", BRIDGE_CALLS)(error));
@@ -72,6 +73,15 @@ impl Worker {
         self.masquerade(cidr)?;
         self.bridge = Some((cidr, index));
         self.ready.send_replace(true);
+        Ok(())
+    }
+
+    /// Pods of this node reach each other through the node, and must not be told of a shorter way.
+    fn switch_off_redirects(&self) -> Result<(), Error> {
+        for link in ["all", &self.config.bridge] {
+            let path = format!("/proc/sys/net/ipv4/conf/{link}/send_redirects");
+            fs::write(&path, "0").map_err(Error::file("write", path))?;
+        }
         Ok(())
     }
 

@@ -65,7 +65,9 @@ fn pods_reach_each_other_and_the_node() {
             "{link}"
         );
         assert!(one.ip("-o -4 addr show eth0").contains("10.42.7.2/24"));
-        assert!(one.ip("route show default").contains("default via 10.42.7.1 dev eth0"));
+        let routes = one.ip("route show");
+        assert!(routes.contains("default via 10.42.7.1 dev eth0"), "{routes}");
+        assert!(!routes.contains("10.42.7.0/24"), "pods go through the node: {routes}");
         assert!(one.ip("-o link show lo").contains(",UP"));
         let port = ip("-d -o link show type veth");
         assert_eq!(

@@ -31,7 +31,7 @@ pub(super) fn eventually(what: &str, check: impl Fn() -> bool) {
     let start = Instant::now();
     while !check() {
         assert!(start.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 
@@ -275,6 +275,9 @@ impl Drop for Cluster {
             let Some(running) = self.nodes[number - 1].running.take() else { continue };
             running.stop.send_replace(true);
             drop(running.thread.join());
+        }
+        if std::thread::panicking() {
+            return;
         }
         let host = std::fs::read_to_string("/proc/net/dev").unwrap();
         assert!(
