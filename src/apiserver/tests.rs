@@ -4,6 +4,7 @@ mod bootstrap;
 mod cases;
 mod expiry;
 mod mangled;
+mod nodes;
 mod protobuf;
 mod support;
 mod tls;

@@ -15,9 +15,26 @@ use store::{ListOptions, Store};
 /// Pause before another attempt.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// Roles made of roles made of roles: so often a start fills them in before it serves.
+const ROUNDS_MAX: usize = 4;
+
+/// Fills in aggregated roles before anybody asks.
+pub(crate) async fn settle(server: &Arc<ApiServer>) -> Result<()> {
+    for _ in 0..ROUNDS_MAX {
+        if !fill(server, &range()).await? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn range() -> String {
+    format!("{RANGE}clusterroles/")
+}
+
 /// Keeps aggregated roles up to date for as long as the server lives.
 pub(crate) async fn run(server: Weak<ApiServer>, store: Store) {
-    let range = format!("{RANGE}clusterroles/");
+    let range = range();
     loop {
         let seen = store.revision();
         let result = match server.upgrade() {
@@ -33,19 +50,26 @@ pub(crate) async fn run(server: Weak<ApiServer>, store: Store) {
             Ok(mut changes) => changes.next().await.map(|_| ()),
             Err(error) => Err(error),
         };
-        if let Err(store::Error::Closed) = changed {
-            return;
+        match changed {
+            Ok(()) => {}
+            Err(store::Error::Closed) => return,
+            Err(error) => {
+                tracing::debug!(%error, "cannot watch roles");
+                tokio::time::sleep(RETRY).await;
+            }
         }
     }
 }
 
-async fn fill(server: &Arc<ApiServer>, range: &str) -> Result<()> {
+/// Whether something had to be filled in.
+async fn fill(server: &Arc<ApiServer>, range: &str) -> Result<bool> {
     let page = server.config.store.list(range, ListOptions::default()).await;
     let page = page.map_err(|e| store_error(&e))?;
     let roles: Vec<Value> =
         page.entries.iter().map(|entry| object::decode(&entry.value)).collect::<Result<_>>()?;
     let res = api::find(GROUP, "v1", "clusterroles").ok_or_else(Status::no_such_resource)?;
     let user = User::component("system:apiserver", &["system:masters"]);
+    let mut any = false;
     // Of roles made of aggregated roles the inner one is changed first; that change brings the task back here.
     for (role, rules) in roles.iter().filter_map(|role| Some((role, gathered(role, &roles)?))) {
         if role["rules"] == rules || (role["rules"].is_null() && rules == json!([])) {
@@ -61,10 +85,10 @@ async fn fill(server: &Arc<ApiServer>, range: &str) -> Result<()> {
         });
         match changed.await {
             Err(status) if !status.is_reason("NotFound") => return Err(status),
-            _ => {}
+            _ => any = true,
         }
     }
-    Ok(())
+    Ok(any)
 }
 
 /// The rules of all roles that an aggregated role selects, in the order of their names; `None` for other roles.

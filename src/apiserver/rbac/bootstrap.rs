@@ -28,7 +28,10 @@ pub(crate) async fn reconcile(server: &Arc<ApiServer>) -> std::result::Result<()
             status: status.to_string(),
         })?;
     }
-    Ok(())
+    super::settle(server).await.map_err(|status| Error::Bootstrap {
+        what: "aggregated roles".to_owned(),
+        status: status.to_string(),
+    })
 }
 
 /// The rules of one of these roles.

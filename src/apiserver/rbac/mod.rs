@@ -11,6 +11,7 @@ mod policy;
 mod rule;
 
 pub(crate) use aggregate::run as aggregate;
+use aggregate::settle;
 pub(crate) use bootstrap::{reconcile, rules_of_role};
 pub(crate) use escalation::check as check_escalation;
 pub(crate) use policy::{Found, Policy};

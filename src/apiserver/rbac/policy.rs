@@ -17,11 +17,13 @@ const OBJECTS_MAX: usize = 20_000;
 #[derive(Default)]
 pub(crate) struct Policy {
     /// By namespace ("" for ClusterRoles) and name.
-    roles: HashMap<Box<str>, HashMap<Box<str>, Arc<[Rule]>>>,
+    roles: HashMap<Box<str>, Roles>,
     /// By namespace ("" for ClusterRoleBindings) and name.
     bindings: HashMap<Box<str>, BTreeMap<Box<str>, Binding>>,
     count: usize,
 }
+
+type Roles = HashMap<Box<str>, Arc<[Rule]>>;
 
 struct Binding {
     /// Whether the role is a ClusterRole.
