@@ -17,7 +17,7 @@ pub(crate) fn with_file(
     args: Vec<OsString>,
     environment: Option<OsString>,
 ) -> Result<Vec<OsString>> {
-    let Some(position) = args.iter().position(|a| a == "server") else {
+    let Some(position) = args.iter().position(|a| a == "server" || a == "agent") else {
         return Ok(args);
     };
     let named = named_file(&args).or(environment).map(PathBuf::from);

@@ -1,14 +1,19 @@
-//! The one binary. Which program it is depends on how it was started: PID 1 of the appliance, the runtime process, or the
-//! server. Only this package knows all crates; it connects them and decides nothing else.
+//! The one binary. Which program it is depends on how it was started: PID 1 of the appliance, the runtime process, the
+//! server, or the agent. Only this package knows all crates; it connects them and decides nothing else.
 
+mod agent_command;
 mod cli;
 mod config;
+mod identity;
 mod link;
 mod log;
 mod node;
+mod parts;
 mod pod_network;
 mod ranges;
+mod renewal;
 mod server;
+mod token_command;
 
 use std::process::ExitCode;
 
@@ -40,6 +45,15 @@ fn run() -> anyhow::Result<()> {
             log::start(flags.debug);
             install_crypto();
             server::run(*flags)
+        }
+        Command::Agent(flags) => {
+            log::start(flags.debug);
+            install_crypto();
+            agent_command::run(*flags)
+        }
+        Command::Token(flags) => {
+            install_crypto();
+            token_command::run(flags.command)
         }
         // Before any thread exists: containers are cloned from this process.
         Command::Runtime(flags) => {

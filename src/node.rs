@@ -1,58 +1,141 @@
-//! The node agent's parts: runtime process, images, pod network, and the agent that uses them.
+//! What every node runs, in a server or alone: runtime process, images, pod network, overlay, DNS, Service proxy, agent.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent::{Agent, Registration};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use client::Client;
+use cluster::Shared;
 use k8s_openapi::api::core::v1::Taint;
+use network::BridgeNetwork;
 use runtime::client::Runtime;
 use runtime::image::{ImageStore, PullOptions, Registries};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cli::VERSION;
+use crate::cli::{self, VERSION};
+use crate::parts::Parts;
 use crate::pod_network::Bridge;
-use crate::server::Settings;
 
 const MAX_PODS: u32 = 110;
 const KUBELET_PORT: u16 = 10250;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Starts the runtime process if none runs, imports the archives that lie ready, and starts the agent.
-pub(crate) async fn start(settings: &Settings, client: Client) -> Result<Agent> {
-    let folder = settings.flags.data_dir.join("agent");
-    let registration = registration(settings)?;
-    let pull = pull_options(&settings.flags.node.private_registry)?;
-    let run = folder.join("run");
+/// What a node is told, by flags and by the cluster.
+pub(crate) struct Settings {
+    pub(crate) node_name: String,
+    pub(crate) node_ip: IpAddr,
+    /// DATA/agent.
+    pub(crate) folder: PathBuf,
+    pub(crate) flags: cli::Node,
+    pub(crate) shared: Shared,
+    /// The node is a server too.
+    pub(crate) server: bool,
+}
+
+/// A node that runs.
+pub(crate) struct Started {
+    pub(crate) agent: Agent,
+    /// The node's own addresses, now and whenever they change.
+    pub(crate) addresses: watch::Receiver<Vec<IpAddr>>,
+}
+
+/// Starts all of the node. Nothing of it waits for the API server, so that a node that was a member before runs its pods
+/// without one.
+pub(crate) async fn start(
+    settings: &Settings,
+    client: Client,
+    parts: &mut Parts,
+    stopped: &watch::Receiver<bool>,
+) -> Result<Started> {
+    let runtime = runtime_process(settings).await?;
+    let (bridge, overlay) = pod_network(settings, &runtime).await?;
+    let uplink = overlay.uplink.clone();
+    parts.add("overlay", network::overlay::run(client.clone(), overlay, stopped.clone()));
+    let agent = start_agent(settings, client.clone(), runtime, bridge.clone()).await?;
+    let inputs = network::Inputs::start(&client, &settings.node_name);
+    match cluster_dns(&settings.shared).await {
+        Ok(dns) => {
+            let (inputs, stopped) = (inputs.clone(), stopped.clone());
+            parts.add("cluster DNS", async move { dns.run_with(&inputs, stopped).await });
+        }
+        Err(error) => warn!("no cluster DNS on this node: {error:#}"),
+    }
+    if !settings.shared.disable_kube_proxy {
+        let config = proxy_config(settings)?;
+        parts.add("Service proxy", network::proxy::run(inputs, config, stopped.clone()));
+    }
+    let (told, addresses) = watch::channel(vec![settings.node_ip]);
+    if settings.flags.node_ip.is_none() {
+        parts.add("addresses", addresses_of(uplink, told, stopped.clone()));
+    }
+    Ok(Started { agent, addresses })
+}
+
+/// Tells the node's address as the uplink has it.
+async fn addresses_of(
+    uplink: watch::Sender<Option<network::overlay::Uplink>>,
+    told: watch::Sender<Vec<IpAddr>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut changes = uplink.subscribe();
+    loop {
+        if let Some(uplink) = changes.borrow_and_update().as_ref() {
+            let now = vec![uplink.address];
+            told.send_if_modified(|known| {
+                *known != now && {
+                    *known = now;
+                    true
+                }
+            });
+        }
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// The runtime process, started if none runs.
+async fn runtime_process(settings: &Settings) -> Result<Runtime> {
+    let run = settings.folder.join("run");
     let config = runtime::process::Config {
         socket: run.join("runtime.sock"),
         state_dir: run.join("state"),
-        cgroup_root: settings.flags.node.cgroup_root.clone(),
+        cgroup_root: settings.flags.cgroup_root.clone(),
     };
     let exe = std::env::current_exe().context("finding this program's file")?;
     let program = runtime::client::Program::copepod(&exe);
-    let runtime =
-        runtime::client::spawn(&program, &config).await.context("starting the runtime process")?;
+    runtime::client::spawn(&program, &config).await.context("starting the runtime process")
+}
+
+/// Imports the archives that lie ready, and starts the agent.
+async fn start_agent(
+    settings: &Settings,
+    client: Client,
+    runtime: Runtime,
+    bridge: BridgeNetwork,
+) -> Result<Agent> {
+    let folder = settings.folder.clone();
     let images =
         Arc::new(ImageStore::open(&folder.join("image-store")).context("opening the image store")?);
     import(&images, &folder.join("images")).await;
-    let network = pod_network(settings, &runtime, &folder.join("network")).await?;
     let config = agent::Config {
         node_name: settings.node_name.clone(),
         data_dir: folder,
         client,
         runtime,
         images,
-        pull,
-        network,
+        pull: pull_options(&settings.flags.private_registry)?,
+        network: Arc::new(Bridge(bridge)),
         node_ips: vec![settings.node_ip],
         external_ips: Vec::new(),
-        registration,
-        cluster_dns: vec![settings.network.dns],
-        cluster_domain: settings.flags.cluster_domain.clone(),
+        registration: registration(settings)?,
+        cluster_dns: vec![settings.shared.cluster_dns],
+        cluster_domain: settings.shared.cluster_domain.clone(),
         host_resolv_conf: RESOLV_CONF.into(),
         host_hosts: "/etc/hosts".into(),
         max_pods: MAX_PODS,
@@ -63,23 +146,56 @@ pub(crate) async fn start(settings: &Settings, client: Client) -> Result<Agent> 
     Ok(Agent::start(config).await?)
 }
 
-/// The bridge of this node's pods. What a node that was killed left behind for pods that are gone is taken back.
-async fn pod_network(settings: &Settings, runtime: &Runtime, state: &Path) -> Result<Arc<Bridge>> {
-    let mut config = network::Config::new(state);
-    config.cluster_cidr = Some(settings.flags.cluster_cidr.parse()?);
-    let bridge = network::BridgeNetwork::new(config).context("preparing the pod network")?;
+/// The bridge of this node's pods, and what connects it to the other nodes'. What a node that was killed left behind for
+/// pods that are gone is taken back.
+async fn pod_network(
+    settings: &Settings,
+    runtime: &Runtime,
+) -> Result<(BridgeNetwork, network::overlay::Config)> {
+    let shared = &settings.shared;
+    let mut overlay = network::overlay::Config {
+        node_name: settings.node_name.clone(),
+        node_ip: settings.flags.node_ip,
+        interface: settings.flags.flannel_iface.clone(),
+        backend: network::overlay::Backend::parse(&shared.flannel_backend)?,
+        cluster_cidr: shared.cluster_cidr.clone(),
+        state_dir: settings.folder.join("overlay"),
+        bridge: None,
+        uplink: watch::Sender::new(None),
+    };
+    let mut config = network::Config::new(&settings.folder.join("network"));
+    config.cluster_cidr = Some(shared.cluster_cidr.parse()?);
+    config.mtu = network::overlay::pod_mtu(&overlay).await.context("preparing the pod network")?;
+    let bridge = BridgeNetwork::new(config).context("preparing the pod network")?;
     let sandboxes = runtime.list().await.context("listing sandboxes")?.sandboxes;
     let uids = sandboxes.into_iter().map(|s| s.spec.id).collect();
     bridge.retain(uids).await.context("cleaning the pod network")?;
-    Ok(Arc::new(Bridge(bridge)))
+    overlay.bridge = Some(bridge.clone());
+    Ok((bridge, overlay))
+}
+
+fn proxy_config(settings: &Settings) -> Result<network::proxy::Config> {
+    let shared = &settings.shared;
+    let ports = cli::parse_ports(&shared.service_node_port_range)
+        .map_err(|why| anyhow!("--service-node-port-range: {why}"))?;
+    Ok(network::proxy::Config {
+        node_name: settings.node_name.clone(),
+        node_ips: vec![settings.node_ip],
+        cluster_cidr: shared.cluster_cidr.parse()?,
+        service_cidr: shared.service_cidr.parse()?,
+        node_ports: ports.0,
+        cluster_dns: shared.cluster_dns,
+        bridge: network::Config::new(&settings.folder).bridge,
+        masquerade_all: false,
+    })
 }
 
 /// Cluster DNS is served by the node itself, at the cluster's DNS address.
-pub(crate) async fn cluster_dns(settings: &Settings) -> Result<network::dns::Server> {
-    let address = settings.network.dns;
+async fn cluster_dns(shared: &Shared) -> Result<network::dns::Server> {
+    let address = shared.cluster_dns;
     network::dns::ensure_address(address).await?;
     let listen = vec![SocketAddr::new(address, network::dns::PORT)];
-    let zone = settings.flags.cluster_domain.as_str();
+    let zone = shared.cluster_domain.as_str();
     Ok(network::dns::Server::bind(&network::dns::Config::new(listen, zone, RESOLV_CONF)).await?)
 }
 
@@ -115,15 +231,14 @@ fn pull_options(registries: &Path) -> Result<PullOptions> {
 
 fn registration(settings: &Settings) -> Result<Registration> {
     let mut labels = BTreeMap::new();
-    for text in &settings.flags.node.node_label {
+    for text in &settings.flags.node_label {
         let Some((key, value)) = text.split_once('=') else {
             bail!("--node-label: expected key=value, not {text:?}");
         };
         labels.insert(key.to_owned(), value.to_owned());
     }
-    let taints =
-        settings.flags.node.node_taint.iter().map(|text| taint(text)).collect::<Result<_>>()?;
-    Ok(Registration { labels, taints, server: true, ..Default::default() })
+    let taints = settings.flags.node_taint.iter().map(|text| taint(text)).collect::<Result<_>>()?;
+    Ok(Registration { labels, taints, server: settings.server, ..Default::default() })
 }
 
 fn taint(text: &str) -> Result<Taint> {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use client::{Body, Client, Tasks, full};
 use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::Semaphore;
@@ -276,14 +276,17 @@ fn lapsed_key(request: &Request<Body>) -> Option<Vec<u8>> {
     Some(pki::Facts::of_der(&der).ok()?.public_key)
 }
 
-async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, wire::REQUEST_BYTES_MAX).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::too_large(wire::REQUEST_BYTES_MAX))
+async fn read(mut body: Body) -> Result<Vec<u8>, Status> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Status::bad_request(error.to_string()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > wire::REQUEST_BYTES_MAX {
+            return Err(Status::too_large(wire::REQUEST_BYTES_MAX));
         }
-        Err(error) => Err(Status::bad_request(error.to_string())),
+        bytes.extend_from_slice(&data);
     }
+    Ok(bytes)
 }
 
 fn unproven(why: Unproven) -> Status {
