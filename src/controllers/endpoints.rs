@@ -1,13 +1,16 @@
 //! Endpoints and EndpointSlices of Services with a selector: which addresses a Service stands for.
 
 mod address;
+mod mirror;
+mod place;
 mod plan;
 mod slices;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::{Controller, Error, Key, Outcome, key_of};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use tokio::sync::watch;
 
 use crate::shell::{self, Shell};
@@ -15,6 +18,7 @@ use crate::shell::{self, Shell};
 pub(crate) use plan::{Observed, plan};
 
 const WORKERS: usize = 4;
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// By which a slice names its Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -52,7 +56,18 @@ pub(crate) async fn run(shell: Arc<Shell>, shutdown: watch::Receiver<bool>) {
         let namespace = slice.and_then(|slice| slice.metadata.namespace.clone());
         namespace.zip(service).into_iter().collect()
     });
+    let services = shell.caches.services.clone();
+    controller.feed(&shell.caches.nodes, move |old, new| {
+        if old.and_then(zone) == new.and_then(zone) {
+            return Vec::new();
+        }
+        services.list().iter().map(|service| key_of(&**service)).collect()
+    });
     shell::run(controller, WORKERS, shell, shutdown, reconcile).await;
+}
+
+fn zone(node: &Node) -> Option<&String> {
+    node.metadata.labels.as_ref()?.get(ZONE)
 }
 
 /// The Service has a selector and it fits the pod.
@@ -71,7 +86,7 @@ fn selects(service: &Service, pod: &Pod) -> bool {
 async fn reconcile(shell: Arc<Shell>, key: Key) -> Result<Outcome, Error> {
     let caches = &shell.caches;
     let service = caches.services.get(&key.0, &key.1);
-    let of_service = |labels: &Option<std::collections::BTreeMap<String, String>>| {
+    let of_service = |labels: &Option<BTreeMap<String, String>>| {
         labels
             .as_ref()
             .and_then(|labels| labels.get(SERVICE_NAME))
@@ -94,7 +109,15 @@ async fn reconcile(shell: Arc<Shell>, key: Key) -> Result<Outcome, Error> {
         None => Vec::new(),
     };
     let endpoints = caches.endpoints.get(&key.0, &key.1).map(|endpoints| (*endpoints).clone());
-    let observed =
-        Observed { service: service.map(|service| (*service).clone()), pods, endpoints, slices };
+    let nodes = caches.nodes.list();
+    let zones =
+        nodes.iter().filter_map(|node| Some((node.metadata.name.clone()?, zone(node)?.clone())));
+    let observed = Observed {
+        service: service.map(|service| (*service).clone()),
+        pods,
+        endpoints,
+        slices,
+        zones: zones.collect(),
+    };
     shell::unless_exists(shell.perform(plan(&observed)).await)
 }

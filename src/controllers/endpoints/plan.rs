@@ -11,13 +11,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 use super::address::{self, Address, Port};
-use super::slices;
+use super::{mirror, slices};
 use crate::action::{Action, Deletion};
+use crate::pods;
 
 /// Addresses one Endpoints object holds; the slices have the rest.
 const ADDRESSES_MAX: usize = 1000;
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MANAGED_BY: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
+/// When that happened which a change of endpoints follows from; measured by those who want to know how long it took.
+pub(super) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// What a plan is made from.
@@ -33,28 +36,34 @@ pub(crate) struct Observed {
     /// The slices that name the Service.
     #[serde(default)]
     pub(crate) slices: Vec<EndpointSlice>,
+    /// The zones of nodes that have one.
+    #[serde(default)]
+    pub(crate) zones: BTreeMap<String, String>,
 }
 
 pub(crate) fn plan(observed: &Observed) -> Vec<Action> {
-    let Some(service) = &observed.service else { return forget(observed) };
+    let mut actions = mirror::plan(observed);
+    let Some(service) = &observed.service else {
+        actions.extend(forget(observed));
+        return actions;
+    };
     let spec = service.spec.as_ref();
     let has_selector =
         spec.and_then(|spec| spec.selector.as_ref()).is_some_and(|selector| !selector.is_empty());
     if !has_selector || service.metadata.deletion_timestamp.is_some() || is_external(service) {
-        return Vec::new();
+        return actions;
     }
-    let mut actions = Vec::new();
-    let primary_is_v6 = spec
-        .and_then(|spec| spec.ip_families.as_ref()?.first())
-        .is_some_and(|family| family == "IPv6");
-    actions.extend(plan_endpoints(
-        service,
-        &observed.pods,
-        primary_is_v6,
-        observed.endpoints.as_ref(),
-    ));
-    actions.extend(slices::plan(service, &observed.pods, &observed.slices));
+    actions.extend(plan_endpoints(service, &observed.pods, observed.endpoints.as_ref()));
+    actions.extend(slices::plan(service, observed));
     actions
+}
+
+/// The latest of what can have changed the endpoints: a pod becoming ready or not, or the Service itself.
+pub(super) fn trigger_time(service: &Service, all: &[Pod]) -> Option<String> {
+    let ready =
+        |pod: &Pod| pods::condition(pod, "Ready")?.last_transition_time.as_ref().map(|time| time.0);
+    let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    all.iter().filter_map(ready).chain(created).max().map(api::time::rfc3339)
 }
 
 fn is_external(service: &Service) -> bool {
@@ -88,12 +97,9 @@ pub(super) fn labels(service: &Service, marks: &[(&str, &str)]) -> BTreeMap<Stri
     labels
 }
 
-fn plan_endpoints(
-    service: &Service,
-    pods: &[Pod],
-    ipv6: bool,
-    old: Option<&Endpoints>,
-) -> Option<Action> {
+fn plan_endpoints(service: &Service, pods: &[Pod], old: Option<&Endpoints>) -> Option<Action> {
+    let families = service.spec.as_ref().and_then(|spec| spec.ip_families.as_ref());
+    let ipv6 = families.and_then(|families| families.first()).is_some_and(|first| first == "IPv6");
     let addresses: Vec<Address> =
         pods.iter().filter_map(|pod| address::of_pod(service, pod, ipv6)).collect();
     let (namespace, name) = key_of(service);
@@ -111,10 +117,14 @@ fn plan_endpoints(
     if addresses.len() > ADDRESSES_MAX {
         annotations.insert(OVER_CAPACITY.to_owned(), "truncated".to_owned());
     }
+    let subsets = subsets(addresses);
+    let known = old.and_then(|old| old.subsets.as_deref()).unwrap_or_default();
+    if let Some(time) = trigger_time(service, pods).filter(|_| old.is_none() || known != subsets) {
+        annotations.insert(TRIGGER_TIME.to_owned(), time);
+    }
     if annotations.is_empty() {
         new.metadata.annotations = None;
     }
-    let subsets = subsets(addresses);
     new.subsets = (!subsets.is_empty()).then_some(subsets);
     match old {
         None => Some(Action::create(&new, None)),
