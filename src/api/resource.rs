@@ -141,6 +141,7 @@ const ALL: &[&str] =
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 const fn status(group: &'static str, version: &'static str, kind: &'static str) -> Subresource {
@@ -275,7 +276,10 @@ pub static RESOURCES: &[Resource] = &[
         singular: "node",
         short_names: &["no"],
         namespaced: false,
-        subresources: &[status("", "v1", "Node")],
+        subresources: &[
+            status("", "v1", "Node"),
+            sub("proxy", ("", "v1", "NodeProxyOptions"), PROXY_VERBS),
+        ],
         strategy: Strategy::Node,
         fields: &["spec.unschedulable"],
         ..BASE

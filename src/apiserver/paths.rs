@@ -4,7 +4,7 @@ use crate::answer::{json_response, status_response, text_response};
 use crate::request::Query;
 use crate::{ApiServer, Body, discovery};
 use api::Status;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderValue};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -31,13 +31,11 @@ pub(crate) async fn answer(
         ["apis", group] => discovery::group(group),
         ["api", version] => discovery::resources("", version),
         ["apis", group, version] => discovery::resources(group, version),
-        ["openapi", "v2"] => return openapi(Some(&server.openapi.v2), headers),
-        ["openapi", "v3"] => return openapi(Some(&server.openapi.v3_index), headers),
-        ["openapi", "v3", "api", version] => {
-            return openapi(server.openapi.v3("", version).as_ref(), headers);
-        }
+        ["openapi", "v2"] => return server.openapi.v2(headers),
+        ["openapi", "v3"] => return server.openapi.v3_index(headers),
+        ["openapi", "v3", "api", version] => return server.openapi.v3("", version, headers),
         ["openapi", "v3", "apis", group, version] => {
-            return openapi(server.openapi.v3(group, version).as_ref(), headers);
+            return server.openapi.v3(group, version, headers);
         }
         ["openid", "v1", "jwks"] => Some(server.config.service_account_keys.jwks()),
         _ => None,
@@ -102,24 +100,5 @@ async fn health(server: &ApiServer, name: &str, rest: &[&str], query: &Query) ->
 fn aggregated_response(core: bool) -> Response<Body> {
     let mut response = json_response(StatusCode::OK, discovery::aggregated(core).to_string());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(discovery::AGGREGATED));
-    response
-}
-
-fn openapi(document: Option<&crate::openapi::Document>, headers: &HeaderMap) -> Response<Body> {
-    let Some(document) = document else { return status_response(&Status::no_such_resource()) };
-    let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
-    if !accept.split(',').any(|m| {
-        matches!(
-            m.split(';').next().map(str::trim),
-            Some("application/json" | "*/*" | "application/*" | "")
-        )
-    }) {
-        return status_response(&Status::not_acceptable(&["application/json"]));
-    }
-    let mut response = json_response(StatusCode::OK, document.bytes.clone());
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", document.hash)) {
-        response.headers_mut().insert(ETAG, tag);
-    }
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     response
 }

@@ -171,7 +171,7 @@ async fn authorize(server: &ApiServer, user: &User, asked: &Asked) -> Result<()>
     let access = Attributes::of(target, &fields);
     server.require(user, &Access::Resource(access)).await?;
     // A WebSocket begins with GET, and yet does what POST does.
-    if subresources::enters(target) && access.verb == "get" {
+    if subresources::enters(target, &asked.parts.headers) && access.verb == "get" {
         let access = Attributes { verb: "create", ..access };
         server.require(user, &Access::Resource(access)).await?;
     }
@@ -192,7 +192,7 @@ fn served(target: &Target, method: &Method) -> Result<&'static Resource> {
     };
     let known = match target.subresource.as_str() {
         "" => target.rest.is_empty(),
-        sub => target.rest.is_empty() && res.subresource(sub).is_some(),
+        sub => (target.rest.is_empty() || sub == "proxy") && res.subresource(sub).is_some(),
     };
     if !scoped || !known {
         return Err(Status::no_such_resource());

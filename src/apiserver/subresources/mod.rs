@@ -1,18 +1,59 @@
 //! Paths below an object that are not the object: scale, binding, eviction, token, and the streams of pods.
 
 mod binding;
-mod proxy;
+mod kubelet;
+mod node_proxy;
+mod pod_stream;
 mod review;
 mod scale;
 mod token;
 
-pub(crate) use proxy::{enters, is_stream, stream};
 pub(crate) use review::review;
 
+use crate::ApiServer;
 use crate::answer::{Answer, Result};
 use crate::registry::{self, Context};
+use crate::request::{Query, Target};
 use api::Status;
 use bytes::Bytes;
+use http::HeaderMap;
+use http::header::UPGRADE;
+use http::request::Parts;
+use std::sync::Arc;
+
+/// Whether the answer comes from a kubelet.
+pub(crate) fn is_stream(target: &Target) -> bool {
+    target.resource.is_some_and(|res| match res.kind {
+        "Pod" => {
+            matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward")
+        }
+        "Node" => target.subresource == "proxy",
+        _ => false,
+    })
+}
+
+/// Whether the request leads into a running container.
+pub(crate) fn enters(target: &Target, headers: &HeaderMap) -> bool {
+    is_stream(target)
+        && match target.subresource.as_str() {
+            "log" => false,
+            "proxy" => headers.contains_key(UPGRADE),
+            _ => true,
+        }
+}
+
+/// Answers a request that a kubelet has to answer.
+pub(crate) async fn stream(
+    server: &Arc<ApiServer>,
+    target: &Target,
+    query: &Query,
+    parts: Parts,
+) -> Result<Answer> {
+    match target.subresource.as_str() {
+        "proxy" => node_proxy::proxy(server, target, parts).await,
+        _ => pod_stream::stream(server, target, query, parts).await,
+    }
+}
 
 /// Runs the verb of a request on a subresource.
 pub(crate) async fn run(cx: &mut Context<'_>, body: Bytes) -> Result<Answer> {

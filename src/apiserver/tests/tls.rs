@@ -238,6 +238,10 @@ async fn kubelet(mut stream: tokio::io::DuplexStream) {
             "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 6\r\n\r\nhello\n"
                 .to_owned()
         }
+        line if line.starts_with("GET /stats/summary?only=cpu ") => {
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+                .to_owned()
+        }
         line if line
             .starts_with("GET /exec/default/p/c?command=echo&command=a%20b&input=1&output=1 ") =>
         {
@@ -287,6 +291,21 @@ async fn streams_reach_the_kubelet() {
     assert!(status["message"].as_str().is_some_and(|m| {
         m.starts_with("container is waiting: GET /containerLogs/default/p/c?previous=true")
     }));
+
+    ask(&cluster.server, "POST", "/api/v1/nodes", r#"{"metadata":{"name":"n"}}"#).await;
+    let proxy = |path: &str| format!("/api/v1/nodes/n:10250/proxy{path}");
+    let stats = cluster.get(Some(&admin), "", &proxy("/stats/summary?only=cpu")).await;
+    assert_eq!(
+        (stats.status().as_u16(), &stats.headers()["content-type"]),
+        (200, &"application/json".parse().expect("value"))
+    );
+    let (code, text) = cluster.ask(Some(&admin), "", &proxy("/nowhere")).await;
+    assert_eq!(code, 400);
+    assert!(text.as_str().is_some_and(|t| t.contains("GET /nowhere ")), "{text}");
+    let (code, _) = cluster.ask(Some(&admin), "", "/api/v1/nodes/gone/proxy/metrics").await;
+    assert_eq!(code, 404);
+    let node = cluster.pki.kubelet.clone();
+    assert_eq!(cluster.ask(Some(&node), "", &proxy("/metrics")).await.0, 403);
 
     let mut sender = cluster.connect(Some(&admin)).await;
     let request = Request::builder()
