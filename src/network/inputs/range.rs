@@ -12,6 +12,27 @@ pub struct Range {
 }
 
 impl Range {
+    /// The range of so many fixed bits around an address.
+    pub fn new(address: IpAddr, prefix: u8) -> Self {
+        match address {
+            IpAddr::V4(address) => {
+                let prefix = prefix.min(32);
+                let first = Ipv4Addr::from(u32::from(address) & mask4(prefix)).into();
+                Self { first, prefix }
+            }
+            IpAddr::V6(address) => {
+                let prefix = prefix.min(128);
+                let first = Ipv6Addr::from(u128::from(address) & mask6(prefix)).into();
+                Self { first, prefix }
+            }
+        }
+    }
+
+    /// The range of one address.
+    pub fn one(address: IpAddr) -> Self {
+        Self::new(address, u8::MAX)
+    }
+
     /// The range's lowest address.
     pub fn first(self) -> IpAddr {
         self.first
@@ -73,14 +94,7 @@ fn parse(text: &str) -> Option<Range> {
     let address: IpAddr = address.parse().ok()?;
     let bits = if address.is_ipv4() { 32 } else { 128 };
     let prefix = prefix.unwrap_or(bits);
-    if prefix > bits {
-        return None;
-    }
-    let first = match address {
-        IpAddr::V4(address) => Ipv4Addr::from(u32::from(address) & mask4(prefix)).into(),
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & mask6(prefix)).into(),
-    };
-    Some(Range { first, prefix })
+    (prefix <= bits).then(|| Range::new(address, prefix))
 }
 
 impl fmt::Display for Range {

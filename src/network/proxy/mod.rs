@@ -1,11 +1,38 @@
 //! The Service proxy: leads packets for the addresses of Services to their endpoints, with nftables.
+//!
+//! The caches ([`Inputs`]) feed the [`engine`], which plans a fragment of the ruleset for each Service (`plan`, with
+//! `select` for its endpoints and `chains` for rules), merges the fragments (`state`), and gives out differences
+//! (`transaction`). `kernel` sends them, and forgets stale flows of UDP (`conntrack`); `follow` is the loop around all
+//! that. Start reading at `values`, which says what the ruleset looks like.
+//!
+//! The proxy knows nothing of how pods of other nodes are reached. Cluster DNS is served by this process at an address of
+//! this node, so its packets are left alone.
 
+mod chains;
+mod conntrack;
+mod engine;
+mod follow;
+mod health;
+mod kernel;
+mod measure;
+mod plan;
+mod select;
+mod state;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod values;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use tokio::sync::watch;
+use crate::Range;
+use crate::nft::Family;
 
-use crate::{Inputs, Range};
+pub use follow::run;
+pub use kernel::{Error, Sent};
+pub use measure::{Figures, measure};
 
 /// What the proxy has to know of the node and the cluster.
 #[derive(Clone, Debug)]
@@ -27,8 +54,40 @@ pub struct Config {
     pub masquerade_all: bool,
 }
 
-/// Keeps the kernel's rules as the caches say, until `stopped` becomes true or its sender is gone. The rules stay.
-pub async fn run(inputs: Inputs, config: Config, mut stopped: watch::Receiver<bool>) {
-    let _ = (inputs, config);
-    drop(stopped.wait_for(|stopped| *stopped).await);
+/// What rules depend on besides Services and pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) family: Family,
+    pub(crate) name: Box<str>,
+    pub(crate) zone: Option<Box<str>>,
+    pub(crate) addresses: BTreeSet<IpAddr>,
+    pub(crate) cluster_cidr: Range,
+    pub(crate) service_cidr: Range,
+    pub(crate) cluster_dns: IpAddr,
+    pub(crate) masquerade_all: bool,
+}
+
+impl Node {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            family: Family::V4,
+            name: config.node_name.as_str().into(),
+            zone: None,
+            addresses: config.node_ips.iter().copied().collect(),
+            cluster_cidr: config.cluster_cidr,
+            service_cidr: config.service_cidr,
+            cluster_dns: config.cluster_dns,
+            masquerade_all: config.masquerade_all,
+        }
+    }
+
+    /// The node with what its object says.
+    pub(crate) fn with(config: &Config, object: Option<&crate::inputs::Node>) -> Self {
+        let mut node = Self::new(config);
+        if let Some(object) = object {
+            node.addresses.extend(object.addresses.iter().copied());
+            node.zone = object.zone.clone();
+        }
+        node
+    }
 }
