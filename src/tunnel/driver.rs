@@ -75,7 +75,7 @@ impl Driver {
         self.shared.driver.register(cx.waker());
         while let Poll::Ready(Some(_)) = self.streams.poll_join_next(cx) {}
         for _ in 0..TURNS {
-            if let Some(error) = self.shared.with(|state| state.mux.failure().cloned()) {
+            if let Some(error) = self.shared.with_as_driver(|state| state.mux.failure().cloned()) {
                 return Poll::Ready(error);
             }
             self.take_up_wishes();
@@ -118,7 +118,7 @@ impl Driver {
     }
 
     fn next_message(&mut self) -> Option<Message> {
-        self.shared.with(|state| {
+        self.shared.with_as_driver(|state| {
             if let Some(number) = state.ping.take() {
                 return Some(Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes())));
             }
@@ -130,7 +130,7 @@ impl Driver {
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, Error> {
         let mut received = false;
         for _ in 0..BATCH {
-            if self.shared.with(|state| state.mux.congested()) {
+            if self.shared.with_as_driver(|state| state.mux.congested()) {
                 break;
             }
             let Poll::Ready(message) = self.socket.poll_next_unpin(cx) else { break };
@@ -138,9 +138,11 @@ impl Driver {
             received = true;
             let now = now();
             match message {
-                Message::Binary(bytes) => self.shared.with(|state| state.mux.receive(bytes, now)),
-                Message::Ping(_) => self.shared.with(|state| state.mux.heard(now)),
-                Message::Pong(payload) => self.shared.with(|state| {
+                Message::Binary(bytes) => {
+                    self.shared.with_as_driver(|state| state.mux.receive(bytes, now))
+                }
+                Message::Ping(_) => self.shared.with_as_driver(|state| state.mux.heard(now)),
+                Message::Pong(payload) => self.shared.with_as_driver(|state| {
                     state.mux.heard(now);
                     if let Ok(number) = payload.as_ref().try_into() {
                         state.mux.pong(u64::from_be_bytes(number));
@@ -162,10 +164,16 @@ impl Driver {
             if gone.is_some_and(|at| at <= now) {
                 return Poll::Ready(Error::Stalled(self.limits.deadline));
             }
-            let next = self.shared.with(|state| {
+            let (next, failure) = self.shared.with_as_driver(|state| {
                 state.mux.tick(now);
-                state.mux.next_tick(now)
+                (state.mux.next_tick(now), state.mux.failure().cloned())
             });
+            if let Some(error) = failure {
+                return Poll::Ready(error);
+            }
+            if self.stalled.is_none() && self.shared.with_as_driver(|s| s.needs_driver()) {
+                cx.waker().wake_by_ref();
+            }
             let next = tokio::time::Instant::from_std(gone.map_or(next, |at| at.min(next)));
             // A deadline that only moved away is looked at when the old one is due.
             if self.sleep.is_elapsed() || next < self.sleep.deadline() {
@@ -179,7 +187,7 @@ impl Driver {
 
     /// Answers what the peer asked for, each in a task of its own.
     fn take_up_wishes(&mut self) {
-        while let Some(wish) = self.shared.with(|state| state.wishes.pop_front()) {
+        while let Some(wish) = self.shared.with_as_driver(|state| state.wishes.pop_front()) {
             let Wish { stream, proto, address } = wish;
             let stream = Stream::new(Arc::clone(&self.shared), stream);
             let (accept, timeout) = (Arc::clone(&self.accept), self.limits.dial_timeout);

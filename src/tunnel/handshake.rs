@@ -42,7 +42,8 @@ pub async fn connect(
 
 fn request(host: &str, path: &str, headers: &[(&str, &str)]) -> Result<Request<()>, Error> {
     let bad = |what: &dyn std::fmt::Display| Error::Handshake(format!("invalid request: {what}"));
-    let mut request = Request::get(path)
+    // The authority is never sent; it stands for the connection that is there already.
+    let mut request = Request::get(format!("ws://tunnel{path}"))
         .header(HOST, host)
         .header(CONNECTION, UPGRADES)
         .header(UPGRADE, WEBSOCKET)

@@ -2,8 +2,8 @@
 //! connect to. The messages are those of K3s' tunnel.
 //!
 //! It knows neither TLS nor Kubernetes: it works on any byte stream, and what an address means is up to the side that is
-//! asked for it. [`mux`] decides without IO; one task per session moves bytes between it and the socket. A stream is
-//! paused alone when its reader is slow, every buffer is bounded by [`Limits`], and a peer that falls silent ends the
+//! asked for it. `mux` decides without IO; one task per session moves bytes between it and the socket. A stream is
+//! paused alone when its reader is slow, every buffer is bounded by `Limits`, and a peer that falls silent ends the
 //! session, which ends every stream with an error.
 
 mod driver;
@@ -39,7 +39,10 @@ pub type BoxIo = Box<dyn Io>;
 
 /// Answers the peer's wish for a stream to an address: gives what the stream leads to, or says why not.
 pub type Accept = Arc<
-    dyn Fn(String /* proto */, String /* address */) -> BoxFuture<'static, io::Result<BoxIo>>
+    dyn Fn(
+            String, /* proto */
+            String, /* address */
+        ) -> BoxFuture<'static, io::Result<BoxIo>>
         + Send
         + Sync,
 >;

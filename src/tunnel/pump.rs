@@ -100,9 +100,7 @@ impl Pump {
             return shutdown.map(Ok);
         }
         match Pin::new(&mut self.io).poll_write(cx, &self.piece).map_err(on(Side::Io))? {
-            Poll::Ready(0) => {
-                Poll::Ready(Err(on(Side::Io)(io::ErrorKind::WriteZero.into())))
-            }
+            Poll::Ready(0) => Poll::Ready(Err(on(Side::Io)(io::ErrorKind::WriteZero.into()))),
             Poll::Ready(written) => {
                 self.piece.advance(written);
                 if self.piece.is_empty() {

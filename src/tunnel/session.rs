@@ -94,7 +94,8 @@ impl Session {
         match timeout(self.owner.limits.dial_timeout, opened).await {
             Ok(opened) => opened?,
             Err(_) => {
-                let text = format!("{proto}/{address} was not answered in time by the tunnel's peer");
+                let text =
+                    format!("{proto}/{address} was not answered in time by the tunnel's peer");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
         }

@@ -69,7 +69,8 @@ impl State {
         woken
     }
 
-    fn needs_driver(&self) -> bool {
+    /// Whether there is something for the session's task to do.
+    pub(crate) fn needs_driver(&self) -> bool {
         self.ping.is_some()
             || !self.wishes.is_empty()
             || self.mux.has_messages()
@@ -86,8 +87,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(mux: Mux) -> Shared {
-        let state =
-            State { mux, waiting: HashMap::new(), wishes: VecDeque::new(), ping: None };
+        let state = State { mux, waiting: HashMap::new(), wishes: VecDeque::new(), ping: None };
         Shared {
             state: Mutex::new(state),
             driver: AtomicWaker::new(),
@@ -97,15 +97,23 @@ impl Shared {
 
     /// Does something to the session and wakes whom it concerns.
     pub(crate) fn with<R>(&self, action: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = action(&mut state);
-        let woken = state.settle();
-        let driver = state.needs_driver();
-        drop(state);
-        woken.into_iter().for_each(Waker::wake);
+        let (result, driver) = self.with_as_driver(|state| {
+            let result = action(state);
+            (result, state.needs_driver())
+        });
         if driver {
             self.driver.wake();
         }
+        result
+    }
+
+    /// The same for the session's task, which must not wake itself: it may be waiting for its socket.
+    pub(crate) fn with_as_driver<R>(&self, action: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = action(&mut state);
+        let woken = state.settle();
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
         result
     }
 

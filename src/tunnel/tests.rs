@@ -1,7 +1,9 @@
 //! Tests of the tunnel: messages, the state machine, two of them back to back, and sessions over real connections.
 
+mod figures;
 mod flow;
 mod frames;
+mod io;
 mod liveness;
 mod model;
 

@@ -20,7 +20,7 @@ pub(crate) use stream::End;
 use stream::{Opening, Sending, Stream};
 
 /// How long an opened stream waits for the peer's greeting before it is taken for one that never greets.
-const GREETING_WAIT: Duration = Duration::from_secs(1);
+const GREETING_WAIT: Duration = Duration::from_secs(5);
 /// The stream of the greeting; no stream has this number.
 const GREETING: StreamId = 0;
 
@@ -66,7 +66,9 @@ pub(crate) enum Opened {
 pub(crate) enum NotDialled {
     #[error("{0}")]
     Over(Error),
-    #[error("address {0:?} is invalid, expected a protocol without slash and at most 266 bytes in all")]
+    #[error(
+        "address {0:?} is invalid, expected a protocol without slash and at most 266 bytes in all"
+    )]
     Address(String),
     #[error("tunnel has {0} streams open, which is its limit")]
     Streams(usize),

@@ -42,7 +42,7 @@ impl Mux {
                     self.say(id, Body::Error(Some(why.to_owned())));
                 }
             }
-            Body::Error(text) => self.ended(id, text),
+            Body::Error(text) => self.told_the_end(id, text),
             Body::Pause => {
                 if let Some(stream) = self.streams.get_mut(&id) {
                     stream.held = true;
@@ -126,6 +126,14 @@ impl Mux {
         if let Some(stream) = self.known_stream(id) {
             stream.held = false;
             self.enqueue(id);
+        }
+    }
+
+    /// A peer that ended a stream may still wait for our end of it.
+    fn told_the_end(&mut self, id: StreamId, text: Option<String>) {
+        if self.streams.get(&id).is_some_and(|stream| !stream.over) {
+            self.ended(id, text);
+            self.say(id, Body::Error(None));
         }
     }
 

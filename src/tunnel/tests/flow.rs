@@ -86,10 +86,11 @@ fn a_refusal_has_the_words_of_the_peer() {
     assert_eq!(id, 2);
     side.hear(id, Body::Error(Some("connection refused".to_owned())));
     assert_eq!(side.opened(id), Opened::Refused("connection refused".to_owned()));
+    assert_eq!(side.said(), [(id, connect("tcp", "127.0.0.1:1")), (id, Body::Error(None))]);
+    side.hear(id, Body::Error(None));
     side.mux.release(id);
     assert_eq!(side.mux.streams(), 0);
-    side.said();
-    assert!(side.said().is_empty(), "a stream the peer ended needs no answer");
+    assert!(side.said().is_empty(), "the end is answered once");
 }
 
 #[test]

@@ -73,6 +73,7 @@ fn a_list_names_living_streams_only() {
         side.hear(id, connect("tcp", "a:1"));
     }
     side.hear(4, Body::Error(None));
+    assert_eq!(side.said(), [(4, Body::Error(None))]);
     side.now += small().sync_every - Duration::from_millis(1);
     side.mux.heard(side.now);
     side.now += Duration::from_millis(1);

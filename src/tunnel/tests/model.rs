@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::small;
 use crate::frame::{Frame, StreamId};
-use crate::mux::{End, Event, Mux, Read, Role};
+use crate::mux::{End, Event, Mux, Opened, Read, Role};
 
 /// One thing that happens; sides are 0 and 1, streams are taken modulo those that are open.
 #[derive(Debug, Clone)]
@@ -80,8 +80,9 @@ impl World {
     }
 
     fn pick(&self, side: usize, index: usize) -> Option<StreamId> {
-        let users = &self.users[side];
-        users.keys().nth(index % users.len().max(1)).copied()
+        let opened = |id: &&StreamId| self.sides[side].opened(**id, self.now) != Opened::Waiting;
+        let ids: Vec<_> = self.users[side].keys().filter(opened).collect();
+        ids.get(index % ids.len().max(1)).map(|id| **id)
     }
 
     fn act(&mut self, act: &Act) {
