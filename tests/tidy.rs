@@ -10,6 +10,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("apiserver", &["api", "pki", "schema", "store"]),
     ("bench", &["client", "testkit"]),
     ("client", &["api"]),
+    ("cluster", &["api", "client", "pki", "tunnel"]),
     ("controllers", &["api", "client"]),
     ("disk", &[]),
     ("init", &["disk", "sys"]),
@@ -22,6 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("sys", &[]),
     ("testkit", &[]),
+    ("tunnel", &[]),
 ];
 
 const FILE_LINES_MAX: usize = 800;

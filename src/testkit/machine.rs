@@ -1,6 +1,7 @@
 //! A machine to run a node on: network, mount, process, IPC and host name namespaces of its own, a data directory and a cgroup
 //! subtree. Everything is gone when it is dropped.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -211,6 +212,17 @@ impl Machine {
 
     /// Command lines of the containers' processes, which have process namespaces of their own.
     pub fn container_processes(&self) -> Vec<String> {
+        self.processes_of_pods().into_iter().map(|(_, line)| line).collect()
+    }
+
+    /// How many containers run a process with `word` in its command line. A shell and what it forked count once.
+    pub fn containers_running(&self, word: &str) -> usize {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let found = self.processes_of_pods().into_iter().filter(|(_, line)| line.contains(word));
+        found.filter_map(|(pid, _)| namespace(&pid)).collect::<BTreeSet<_>>().len()
+    }
+
+    fn processes_of_pods(&self) -> Vec<(String, String)> {
         let pids = fs::read_dir("/proc")
             .expect("/proc")
             .filter_map(|e| e.ok()?.file_name().into_string().ok());
@@ -219,7 +231,10 @@ impl Machine {
                 .is_ok_and(|c| c.contains(&self.cgroup))
         };
         pids.filter(ours)
-            .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).ok())
+            .filter_map(|pid| {
+                let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+                Some((pid, line))
+            })
             .collect()
     }
 
