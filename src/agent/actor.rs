@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Backoff, DeleteParams, Patch};
+use client::{DeleteParams, Patch};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -22,17 +22,13 @@ use crate::prober;
 use crate::record::{Cause, PodRecord, Recorded};
 use crate::start::Attempt;
 use crate::status;
+use crate::telling::{Tell, Telling};
 use crate::worker::{Effect, Input, PodState, ProbeKind, Stage, Step, StopPlan};
 
 /// Messages that wait for one pod; senders wait when it is full.
 const INBOX: usize = 64;
-/// First and longest wait after the API server has refused something; while it is away nothing is tried.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How long a status or a deletion may be on its way.
 const CALL_MAX: Duration = Duration::from_secs(20);
-/// Changes on the way to a running container may wait this long, to be sent together.
-const STATUS_HOLD: Duration = Duration::from_millis(100);
 
 /// What the rest of the agent may read of a pod.
 #[derive(Debug, Clone)]
@@ -70,27 +66,8 @@ pub(crate) struct Actor {
     stops: BTreeMap<String, AbortHandle>,
     probes: BTreeMap<(String, ProbeKind), AbortHandle>,
     keeping: bool,
-    /// What the API server has from us, or somebody else has made of it since.
-    sent: PodStatus,
-    /// The pod's revision with `sent`.
-    sent_revision: u64,
-    sending: bool,
-    send_after: Option<Duration>,
-    backoff: Backoff,
-    /// The API server did not take the last status.
-    send_failed: bool,
-    /// Until when a status that is not urgent waits for company.
-    hold_until: Option<Duration>,
-    delete: Delete,
+    told: Telling,
     note: Note,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Delete {
-    NotYet,
-    Due(Option<Duration>),
-    Sent,
-    Done,
 }
 
 impl Actor {
@@ -100,8 +77,8 @@ impl Actor {
         state: PodState,
         recorded: Option<Recorded>,
     ) -> (Actor, Handle) {
-        let sent = state.pod.status.clone().unwrap_or_default();
-        let shown = status::compute(&state, &ctx.host_ips, &sent, ctx.clock.now().wall);
+        let told = Telling::new(&state.pod);
+        let shown = status::compute(&state, &ctx.host_ips, told.last(), ctx.clock.now().wall);
         let (pod, pod_seen) = watch::channel(Arc::clone(&state.pod));
         let first = Arc::new(View { pod: Arc::clone(&state.pod), status: shown });
         let (view, view_seen) = watch::channel(first);
@@ -110,7 +87,6 @@ impl Actor {
         let recorded = recorded.unwrap_or_default();
         let volumes = Arc::new(Volumes::new(Arc::clone(&ctx), pod_seen, recorded));
         let handle = Handle { inbox: own_inbox.clone(), view: view_seen };
-        let sent_revision = client::revision_of(state.pod.as_ref());
         let actor = Actor {
             ctx,
             state,
@@ -123,14 +99,7 @@ impl Actor {
             stops: BTreeMap::new(),
             probes: BTreeMap::new(),
             keeping: false,
-            sent,
-            sent_revision,
-            sending: false,
-            send_after: None,
-            backoff: Backoff::new(RETRY_FIRST, RETRY_MAX),
-            send_failed: false,
-            hold_until: None,
-            delete: Delete::NotYet,
+            told,
             note: Note::new(on_record),
         };
         (actor, handle)
@@ -162,8 +131,17 @@ impl Actor {
         let now = self.ctx.clock.now();
         match outcome {
             Outcome::Input(input) => self.step(input),
-            Outcome::Sent(status, result) => self.see_sent(*status, result, now),
-            Outcome::Deleted(result) => self.see_deleted(result, now),
+            Outcome::Sent(status, result) => {
+                tracing::debug!(pod = self.state.name(), phase = status.phase, "status sent");
+                self.warn("pod status not sent", result.as_ref().err());
+                self.told.sent(*status, &result, &self.state.pod, now.mono);
+                self.publish(now);
+            }
+            Outcome::Deleted(result) => {
+                self.warn("pod not deleted", result.as_ref().err());
+                self.told.deleted(&result, now.mono);
+                self.publish(now);
+            }
             Outcome::Recorded(result) => {
                 if let Err(error) = &result {
                     tracing::warn!(pod = self.state.name(), error, "pod not recorded");
@@ -173,11 +151,7 @@ impl Actor {
             }
             Outcome::Link(link) => {
                 if link == Link::Heard {
-                    self.backoff.succeeded();
-                    self.send_after = None;
-                    if let Delete::Due(after) = &mut self.delete {
-                        *after = None;
-                    }
+                    self.told.heard();
                 }
                 self.publish(now);
             }
@@ -185,45 +159,10 @@ impl Actor {
         }
     }
 
-    fn see_sent(&mut self, status: PodStatus, result: Result<u64, client::Error>, now: Now) {
-        self.sending = false;
-        self.send_failed = result.is_err();
-        tracing::debug!(pod = self.state.name(), phase = status.phase, "status sent");
-        match result {
-            Ok(revision) => {
-                self.backoff.succeeded();
-                self.sent = status;
-                self.sent_revision = self.sent_revision.max(revision);
-                self.compare_sent();
-            }
-            Err(error) if error.is_not_found() => self.sent = status,
-            Err(error) => {
-                tracing::warn!(pod = self.state.name(), %error, "pod status not sent");
-                self.send_after = Some(now.mono + self.backoff.failed_with_jitter());
-                self.compare_sent();
-            }
-        }
-        self.publish(now);
-    }
-
-    fn see_deleted(&mut self, result: Result<(), client::Error>, now: Now) {
-        let gone = |e: &client::Error| e.is_not_found() || e.is_conflict();
-        self.delete = match result {
-            Err(error) if !gone(&error) => {
-                tracing::warn!(pod = self.state.name(), %error, "pod not deleted");
-                Delete::Due(Some(now.mono + self.backoff.failed_with_jitter()))
-            }
-            _ => Delete::Done,
-        };
-        self.publish(now);
-    }
-
-    /// Others write the status too: the node controller says that nobody is ready on a node it has not heard from.
-    fn compare_sent(&mut self) {
-        let revision = client::revision_of(self.state.pod.as_ref());
-        if revision > self.sent_revision && !self.sending {
-            self.sent_revision = revision;
-            self.sent = self.state.pod.status.clone().unwrap_or_default();
+    fn warn(&self, what: &str, error: Option<&client::Error>) {
+        let expected = |e: &client::Error| e.is_not_found() || e.is_conflict();
+        if let Some(error) = error.filter(|e| !expected(e)) {
+            tracing::warn!(pod = self.state.name(), %error, "{what}");
         }
     }
 
@@ -247,7 +186,7 @@ impl Actor {
             self.perform(effect);
         }
         if fresh {
-            self.compare_sent();
+            self.told.compare(&self.state.pod);
         }
         self.reap_stops();
         self.publish(now);
@@ -294,7 +233,7 @@ impl Actor {
             Effect::Cleanup { last } => {
                 self.spawn(async move { Input::Cleaned(execute::clean(&ctx, &pod, last).await) });
             }
-            Effect::Delete => self.delete = Delete::Due(None),
+            Effect::Delete => self.told.ask_to_delete(),
         }
     }
 
@@ -401,47 +340,24 @@ impl Actor {
             self.view.send_replace(Arc::new(View { pod, status: shown.clone() }));
         }
         self.record(&shown, now);
-        let waits = self.sending || self.send_after.is_some_and(|at| at > now.mono);
-        if waits || self.state.gone || self.ctx.server_away() {
+        if self.state.gone || self.ctx.server_away() {
             return;
         }
-        self.send_after = None;
-        // A status that cannot be sent must not keep a pod that has ended.
-        let given_up = self.send_failed && matches!(self.delete, Delete::Due(_));
-        if !given_up && !status::same(&shown, &self.sent) {
-            if self.held(&shown, now) {
-                return;
-            }
-            self.hold_until = None;
-            return self.send(shown);
+        match self.told.next(&shown, self.state.starting(), now.mono) {
+            Some(Tell::Status) => self.send(shown),
+            Some(Tell::Delete) => self.send_delete(),
+            None => {}
         }
-        self.hold_until = None;
-        if let Delete::Due(after) = self.delete
-            && after.is_none_or(|at| at <= now.mono)
-        {
-            self.send_delete();
-        }
-    }
-
-    /// Whether a status should wait a moment: nothing in it decides anything, and more is about to come.
-    fn held(&mut self, shown: &PodStatus, now: Now) -> bool {
-        let urgent =
-            shown.phase != self.sent.phase || status::ready(shown) != status::ready(&self.sent);
-        if urgent || !self.state.starting() {
-            return false;
-        }
-        *self.hold_until.get_or_insert(now.mono + STATUS_HOLD) > now.mono
     }
 
     fn send(&mut self, shown: PodStatus) {
-        let body = match status::patch(self.state.uid(), &shown, &self.sent) {
+        let body = match status::patch(self.state.uid(), &shown, self.told.last()) {
             Ok(body) => body,
             Err(error) => {
                 tracing::error!(%error, "pod status cannot be written as JSON");
                 return;
             }
         };
-        self.sending = true;
         let client = self.ctx.config.client.clone();
         let (namespace, name) = (self.state.namespace().to_owned(), self.state.name().to_owned());
         self.tasks.spawn(async move {
@@ -477,7 +393,6 @@ impl Actor {
     }
 
     fn send_delete(&mut self) {
-        self.delete = Delete::Sent;
         let client = self.ctx.config.client.clone();
         let (namespace, name) = (self.state.namespace().to_owned(), self.state.name().to_owned());
         let params = DeleteParams::default().grace(0).uid(self.state.uid());
@@ -488,7 +403,7 @@ impl Actor {
     }
 
     fn finished(&self) -> bool {
-        let over = self.state.gone || self.delete == Delete::Done;
+        let over = self.state.gone || self.told.is_deleted();
         // A record that is being written must not appear after it was taken away.
         self.state.stage == Stage::Done && over && !self.note.busy()
     }
@@ -500,10 +415,8 @@ impl Actor {
             self.state.deadline().filter(|_| self.state.stage == Stage::Active).map(|at| {
                 now.mono + Duration::try_from(at.duration_since(now.wall)).unwrap_or_default()
             });
-        let delete = if let Delete::Due(at) = self.delete { at } else { None };
-        let calls = [self.send_after, self.hold_until, delete];
-        let calls = calls.into_iter().flatten().filter(|_| !self.ctx.server_away());
-        [self.state.next_wake(), deadline, self.note.wake(now.mono), calls.min()]
+        let call = self.told.wake().filter(|_| !self.ctx.server_away());
+        [self.state.next_wake(), deadline, self.note.wake(now.mono), call]
             .into_iter()
             .flatten()
             .min()

@@ -43,6 +43,7 @@ mod security;
 mod server;
 mod start;
 mod status;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod tokens;

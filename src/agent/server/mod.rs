@@ -55,6 +55,11 @@ impl KubeletApi {
         KubeletApi { ctx, pods }
     }
 
+    #[cfg(test)]
+    pub(crate) fn knows(&self, namespace: &str, pod: &str) -> bool {
+        self.pods.get(namespace, pod).is_some()
+    }
+
     /// Serves HTTP/1.1 on one stream, upgrades included, until it ends.
     pub async fn serve_stream(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let after: After = Arc::default();
