@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
@@ -29,6 +29,7 @@ pub struct Caches {
     pub deployments: Cache<Deployment>,
     pub replica_sets: Cache<ReplicaSet>,
     pub daemon_sets: Cache<DaemonSet>,
+    pub controller_revisions: Cache<ControllerRevision>,
     pub endpoints: Cache<Endpoints>,
     pub endpoint_slices: Cache<EndpointSlice>,
     /// Only those of nodes.
@@ -54,6 +55,7 @@ impl Caches {
             deployments: start(client, all()),
             replica_sets: start(client, all()),
             daemon_sets: start(client, all()),
+            controller_revisions: start(client, all()),
             endpoints: start(client, all()),
             endpoint_slices: start(client, all()),
             node_leases: start(client, all().namespace(NODE_LEASE_NAMESPACE)),
@@ -72,6 +74,7 @@ impl Caches {
             "deployments" => self.deployments.caught_up(revision, limit).await,
             "replicasets" => self.replica_sets.caught_up(revision, limit).await,
             "daemonsets" => self.daemon_sets.caught_up(revision, limit).await,
+            "controllerrevisions" => self.controller_revisions.caught_up(revision, limit).await,
             "services" => self.services.caught_up(revision, limit).await,
             "endpoints" => self.endpoints.caught_up(revision, limit).await,
             "endpointslices" => self.endpoint_slices.caught_up(revision, limit).await,

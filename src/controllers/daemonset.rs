@@ -1,5 +1,6 @@
 //! The DaemonSet controller: feeds, observation, registration.
 
+mod history;
 mod manage;
 mod place;
 mod plan;
@@ -14,6 +15,7 @@ use client::{Controller, Error, Key, Outcome, controller_of, key_of};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -45,6 +47,12 @@ pub(crate) async fn run(shell: Arc<Shell>, shutdown: watch::Receiver<bool>) {
         }
         keys.dedup();
         keys
+    });
+    controller.feed(&shell.caches.controller_revisions, |old, new| {
+        let owners = [old, new].into_iter().flatten();
+        owners
+            .filter_map(|revision| ownership::controller_key(&revision.metadata, "DaemonSet"))
+            .collect()
     });
     let sets = shell.caches.daemon_sets.clone();
     controller.feed(&shell.caches.nodes, move |old, new| {
@@ -97,14 +105,17 @@ fn observe(shell: &Shell, replaced: &Replaced, key: &Key, now: Timestamp) -> Opt
     let set = shell.caches.daemon_sets.get(&key.0, &key.1)?;
     let select = ownership::selector(&set.spec.as_ref()?.selector);
     let uid = set.metadata.uid.as_deref();
-    let concerns = |pod: &&Arc<Pod>| {
-        ownership::is_controlled_by(&pod.metadata, uid)
-            || (controller_of(&pod.metadata).is_none()
-                && ownership::matches(&select, &pod.metadata))
+    let concerns = |meta: &ObjectMeta| {
+        ownership::is_controlled_by(meta, uid)
+            || (controller_of(meta).is_none() && ownership::matches(&select, meta))
     };
     let pods = shell.caches.pods.list_in(&key.0);
+    let pods = pods.iter().filter(|pod| concerns(&pod.metadata));
+    let revisions = shell.caches.controller_revisions.list_in(&key.0);
+    let revisions = revisions.iter().filter(|revision| concerns(&revision.metadata));
     Some(Observed {
-        pods: pods.iter().filter(concerns).map(|pod| (**pod).clone()).collect(),
+        pods: pods.map(|pod| (**pod).clone()).collect(),
+        revisions: revisions.map(|revision| (**revision).clone()).collect(),
         nodes: shell.caches.nodes.list().iter().map(|node| (**node).clone()).collect(),
         held_back: held_back(replaced, uid.unwrap_or_default(), now),
         set: (*set).clone(),

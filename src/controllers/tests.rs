@@ -3,6 +3,7 @@
 
 mod live;
 mod model;
+mod nodes;
 mod slices;
 
 use std::path::{Path, PathBuf};

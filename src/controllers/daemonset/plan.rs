@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use client::EventType;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde::Deserialize;
 
 use super::place::{self, HASH_LABEL, Verdict};
-use super::{manage, status, update};
+use super::{history, manage, status, update};
 use crate::action::{Action, Deletion, Tell};
-use crate::{ownership, pods, template};
+use crate::{ownership, pods};
 
 /// Pods created or deleted by one plan.
 const BURST: usize = 250;
@@ -25,6 +25,9 @@ pub(crate) struct Observed {
     /// All pods of the namespace that the set controls or selects.
     #[serde(default)]
     pub(crate) pods: Vec<Pod>,
+    /// All revisions of the namespace that the set controls or selects.
+    #[serde(default)]
+    pub(crate) revisions: Vec<ControllerRevision>,
     /// Until when failed pods of a node are left where they are.
     #[serde(default)]
     pub(crate) held_back: BTreeMap<String, Timestamp>,
@@ -85,7 +88,8 @@ pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Vec<Action> {
     if set.metadata.deletion_timestamp.is_some() {
         return actions;
     }
-    let work = work(observed, claimed, now);
+    let hash = history::sync(set, &observed.revisions, &claimed, &mut actions);
+    let work = work(observed, claimed, hash, now);
     let mut changes = manage::changes(&work);
     if changes.start.is_empty() && changes.stop.is_empty() {
         let more = update::changes(&work);
@@ -100,7 +104,7 @@ pub(crate) fn plan(observed: &Observed, now: Timestamp) -> Vec<Action> {
     actions
 }
 
-fn work<'a>(observed: &'a Observed, claimed: Vec<Pod>, now: Timestamp) -> Work<'a> {
+fn work<'a>(observed: &'a Observed, claimed: Vec<Pod>, hash: String, now: Timestamp) -> Work<'a> {
     let set = &observed.set;
     let sample = place::sample(set);
     let verdict =
@@ -114,17 +118,12 @@ fn work<'a>(observed: &'a Observed, claimed: Vec<Pod>, now: Timestamp) -> Work<'
     daemons.values_mut().for_each(|pods| pods.sort_by(age));
     Work {
         set,
-        hash: hash(set),
+        hash,
         now,
         held_back: &observed.held_back,
         verdicts: observed.nodes.iter().filter_map(verdict).collect(),
         daemons,
     }
-}
-
-fn hash(set: &DaemonSet) -> String {
-    let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
-    set.spec.as_ref().map(|spec| template::hash(&spec.template, collisions)).unwrap_or_default()
 }
 
 /// Pods that have their node come first, then the older, then by name.

@@ -47,9 +47,9 @@ impl NodeDialer for NoNodes {
 }
 
 /// A cluster without kubelets.
-struct Cluster {
-    admin: Client,
-    caches: Caches,
+pub(super) struct Cluster {
+    pub(super) admin: Client,
+    pub(super) caches: Caches,
     _end: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
@@ -59,7 +59,7 @@ impl Cluster {
         Self::start_with(|config| config).await
     }
 
-    async fn start_with(adjust: impl Fn(crate::Config) -> crate::Config) -> Self {
+    pub(super) async fn start_with(adjust: impl Fn(crate::Config) -> crate::Config) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let names = pki::ServerNames {
             node_name: "n1".into(),
@@ -103,7 +103,7 @@ impl Cluster {
     }
 
     /// Plays the kubelets: pods with a node become ready, pods that are deleted end at once.
-    fn run_pods(&mut self) {
+    pub(super) fn run_pods(&mut self) {
         let (client, pods) = (self.admin.clone(), self.caches.pods.clone());
         self.tasks.spawn(async move {
             let mut changes = pods.subscribe();
@@ -121,11 +121,11 @@ impl Cluster {
         });
     }
 
-    async fn apply<K: Object + Serialize>(&self, object: Value) -> K {
+    pub(super) async fn apply<K: Object + Serialize>(&self, object: Value) -> K {
         self.admin.create(&typed::<K>(object)).await.expect("create")
     }
 
-    async fn node(&self, name: &str) -> Node {
+    pub(super) async fn node(&self, name: &str) -> Node {
         let allocatable = json!({"cpu": "2", "memory": "4Gi", "pods": "110"});
         self.apply(json!({
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
@@ -159,7 +159,7 @@ fn typed<K: DeserializeOwned>(object: Value) -> K {
     serde_json::from_value(object).expect("object")
 }
 
-fn web(replicas: i32, image: &str) -> Value {
+pub(super) fn web(replicas: i32, image: &str) -> Value {
     json!({
         "metadata": {"name": "web", "namespace": "default"},
         "spec": {
@@ -174,7 +174,11 @@ fn web(replicas: i32, image: &str) -> Value {
 }
 
 /// Waits until `done` holds of the cache.
-async fn eventually<K: Object>(cache: &Cache<K>, what: &str, done: impl Fn(&[Arc<K>]) -> bool) {
+pub(super) async fn eventually<K: Object>(
+    cache: &Cache<K>,
+    what: &str,
+    done: impl Fn(&[Arc<K>]) -> bool,
+) {
     if !cache.until(LIMIT, |cache, _| done(&cache.list())).await {
         let left: Vec<String> =
             cache.list().iter().map(|object| format!("{:?}", client::key_of(&**object))).collect();
@@ -182,7 +186,7 @@ async fn eventually<K: Object>(cache: &Cache<K>, what: &str, done: impl Fn(&[Arc
     }
 }
 
-fn all_available(deployments: &[Arc<Deployment>], replicas: i32) -> bool {
+pub(super) fn all_available(deployments: &[Arc<Deployment>], replicas: i32) -> bool {
     let Some(status) = deployments.first().and_then(|deployment| deployment.status.as_ref()) else {
         return false;
     };
