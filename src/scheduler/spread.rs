@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use api::LabelSelector;
+use client::controller_of;
 use k8s_openapi::api::core::v1::{Node, Pod, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
 use crate::filter::Refusal;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{NodeState, Snapshot};
 use crate::{interpod, taints};
 
 /// One constraint with the pods counted per domain.
@@ -33,21 +34,23 @@ impl Constraint<'_> {
 pub(crate) struct Spread<'a> {
     required: Vec<Constraint<'a>>,
     preferred: Vec<Constraint<'a>>,
+    /// Pods of the same owner by the node they are on, for a pod that says nothing of how to spread.
+    siblings: BTreeMap<String, i64>,
 }
 
 impl<'a> Spread<'a> {
     pub(crate) fn new(pod: &'a Pod, snapshot: &Snapshot) -> Option<Self> {
-        let all = pod
-            .spec
-            .as_ref()?
-            .topology_spread_constraints
-            .as_ref()
-            .filter(|all| !all.is_empty())?;
+        let all = pod.spec.as_ref()?.topology_spread_constraints.as_deref().unwrap_or_default();
+        if all.is_empty() {
+            let siblings = siblings(pod, snapshot)?;
+            return Some(Self { required: Vec::new(), preferred: Vec::new(), siblings });
+        }
         let (required, preferred): (Vec<_>, Vec<_>) =
             all.iter().partition(|constraint| constraint.when_unsatisfiable == "DoNotSchedule");
         Some(Self {
             required: count(pod, &required, snapshot),
             preferred: count(pod, &preferred, snapshot),
+            siblings: BTreeMap::new(),
         })
     }
 
@@ -75,8 +78,25 @@ impl<'a> Spread<'a> {
                 .and_then(|domain| constraint.counts.get(domain))
                 .copied()
         };
-        self.preferred.iter().map(|constraint| here(constraint).unwrap_or(0)).sum()
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let siblings = self.siblings.get(name).copied().unwrap_or(0);
+        self.preferred.iter().map(|constraint| here(constraint).unwrap_or(0)).sum::<i64>()
+            + siblings
     }
+}
+
+/// Pods of the same controller by node.
+fn siblings(pod: &Pod, snapshot: &Snapshot) -> Option<BTreeMap<String, i64>> {
+    let owner = &controller_of(&pod.metadata)?.uid;
+    let same = |other: &Pod| {
+        other.metadata.deletion_timestamp.is_none()
+            && controller_of(&other.metadata).is_some_and(|other| other.uid == *owner)
+    };
+    let count = |state: &NodeState| state.pods.values().filter(|other| same(&other.pod)).count();
+    let counts = snapshot
+        .nodes()
+        .map(|(name, _, state)| (name.to_owned(), i64::try_from(count(state)).unwrap_or(i64::MAX)));
+    Some(counts.collect())
 }
 
 fn label<'a>(node: &'a Node, key: &str) -> Option<&'a String> {
