@@ -159,7 +159,9 @@ impl Keeper {
         }
         self.backoff.succeeded();
         let is_ready = status::ready_status(Some(&ours)) == Some("True");
-        if is_ready && !self.was_ready {
+        let was_ready = self.was_ready
+            && status::ready_status(node.status.as_ref()).is_none_or(|ready| ready == "True");
+        if is_ready && !was_ready {
             let name = &self.ctx.config.node_name;
             self.event("NodeReady", format!("Node {name} status is now: NodeReady"));
         }

@@ -19,8 +19,8 @@ fn pod() -> ObjectReference {
     }
 }
 
-async fn asked(script: &Script, count: usize) -> Vec<String> {
-    for _ in 0..1000 {
+async fn asked(script: &Script, count: usize, seconds: u32) -> Vec<String> {
+    for _ in 0..seconds * 1000 {
         if script.asked().len() >= count {
             break;
         }
@@ -41,7 +41,7 @@ async fn repeats_are_counted_and_lost_events_made_again() {
     for _ in 0..3 {
         recorder.event(&pod(), EventType::Warning, "BackOff", "Back-off restarting");
     }
-    let asked = asked(&script, 4).await;
+    let asked = asked(&script, 4, 1).await;
     let methods: Vec<&str> = asked.iter().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(methods, ["POST", "PATCH", "PATCH", "POST"], "{asked:#?}");
     let (head, body) = asked[0].split_once('{').expect("body");
@@ -65,11 +65,30 @@ async fn nobody_waits_for_the_recorder() {
             format!("event {number} {}", "é".repeat(2000)),
         );
     }
-    let asked = asked(&script, 1).await;
+    let asked = asked(&script, 1, 1).await;
     assert_eq!(
         asked.len(),
         1,
         "the first waits for an answer that never comes, the others in a bounded queue"
     );
     assert!(asked[0].len() < 4000, "messages have a limit");
+}
+
+#[tokio::test]
+async fn events_wait_for_a_server_that_is_away() {
+    let script = Script::default();
+    let event = json!({"metadata": {"name": "web.1"}, "involvedObject": {}});
+    script.answer(503, status(503, "ServiceUnavailable"));
+    let recorder = Recorder::new(script.client(), "kubelet", Some("n1"));
+    recorder.event(&pod(), EventType::Normal, "Started", "Container started");
+    assert_eq!(asked(&script, 1, 1).await.len(), 1);
+    script.answer(201, event.clone());
+    script.answer(201, event);
+    for _ in 0..1000 {
+        recorder.event(&pod(), EventType::Warning, "BackOff", "Back-off restarting");
+    }
+    let asked = asked(&script, 3, 10).await;
+    let started = |line: &str| line.starts_with("POST") && line.contains("Container started");
+    assert!(started(&asked[0]) && started(&asked[1]), "{asked:#?}");
+    assert!(asked[2].contains(r#""count":1000"#), "repeats wait as one: {asked:#?}");
 }
