@@ -101,6 +101,11 @@ pub(crate) struct Server {
     /// Ports that Services of type NodePort may have
     #[arg(long, default_value = "30000-32767", value_parser = parse_ports)]
     pub(crate) service_node_port_range: Ports,
+    /// A setting of upstream's controller manager as NAME=VALUE: node-monitor-grace-period, node-startup-grace-period or
+    /// node-eviction-rate
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) kube_controller_manager_arg: Vec<String>,
+
     /// How long certificates live, in seconds; for tests
     #[arg(long, hide = true, default_value_t = pki::LEAF_SECONDS)]
     pub(crate) certificate_seconds: i64,

@@ -223,8 +223,12 @@ fn api_config(
 fn controllers_config(settings: &Settings, pki: &pki::ServerPki) -> Result<controllers::Config> {
     let root_ca = pki.server_authority.certificate_pem().to_owned();
     let range = settings.flags.cluster_cidr.parse()?;
-    let config = controllers::Config::new(range, NODE_MASK, root_ca);
-    Ok(controllers::Config { cluster_dns: Some(settings.network.dns), ..config })
+    let mut config = controllers::Config::new(range, NODE_MASK, root_ca);
+    config.cluster_dns = Some(settings.network.dns);
+    for argument in &settings.flags.kube_controller_manager_arg {
+        config.set(argument).context("--kube-controller-manager-arg")?;
+    }
+    Ok(config)
 }
 
 /// Writes the administrator's kubeconfig.

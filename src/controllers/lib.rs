@@ -8,6 +8,7 @@
 //! Start reading at [`run`], then `action.rs`, then `replicaset/plan.rs`.
 
 pub mod action;
+mod arguments;
 mod cluster_dns;
 mod daemonset;
 mod deployment;
@@ -30,6 +31,8 @@ mod template;
 
 #[cfg(test)]
 mod tests;
+
+pub use arguments::ArgumentError;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -146,3 +146,22 @@ fn ranges() {
     assert!("10.42.0.0".parse::<crate::Cidr>().is_err());
     assert!("10.42.0.0/33".parse::<crate::Cidr>().is_err());
 }
+
+#[test]
+fn arguments() {
+    let range = "10.42.0.0/16".parse().expect("range");
+    let mut config = crate::Config::new(range, 24, String::new());
+    config.set("node-monitor-grace-period=1m0.5s").expect("time");
+    config.set("--node-eviction-rate=0.2").expect("rate");
+    assert_eq!(config.node_life.monitor_grace.as_millis(), 60_500);
+    assert_eq!(config.node_life.eviction_pause.as_secs(), 5);
+    let wrong = [
+        "node-monitor-grace-period",
+        "node-monitor-grace-period=5",
+        "node-eviction-rate=0",
+        "other=1s",
+    ];
+    for argument in wrong {
+        assert!(config.set(argument).is_err(), "{argument}");
+    }
+}
