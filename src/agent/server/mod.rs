@@ -2,8 +2,10 @@
 //! accepted and authenticated; it knows neither listeners nor TLS.
 
 mod channels;
+mod configz;
 mod exec;
 mod log_request;
+mod metrics;
 mod portforward;
 mod query;
 mod session;
@@ -96,8 +98,10 @@ impl KubeletApi {
             }
             ["pods"] if reading => self.list_pods(),
             ["stats", "summary"] if reading => stats::summary(&self.ctx, &self.pods.list()).await,
+            ["configz"] if reading => configz::answer(&self.ctx),
+            ["metrics"] if reading => metrics::answer(&self.ctx, &self.pods.list()),
             ["metrics", "resource"] if reading => {
-                stats::metrics(&self.ctx, &self.pods.list()).await
+                stats::resource_metrics(&self.ctx, &self.pods.list()).await
             }
             ["containerLogs", namespace, pod, container] if reading => {
                 let query = Query::parse(request.uri().query());
@@ -112,8 +116,7 @@ impl KubeletApi {
                     .await
             }
             ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
-                self.pod(namespace, pod)?;
-                portforward::answer()
+                portforward::answer(self, request, (namespace, pod), after).await
             }
             _ => Err(Refusal(StatusCode::NOT_FOUND, "404 page not found".to_owned())),
         }

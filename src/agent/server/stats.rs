@@ -1,5 +1,6 @@
 //! `/stats/summary` and `/metrics/resource`: what metrics-server and people ask of a kubelet.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use jiff::Timestamp;
 use runtime::protocol::Stats;
 use serde_json::{Value, json};
 
-use super::{Answer, internal, respond};
+use super::{Answer, internal, metrics, respond};
 use crate::actor::View;
 use crate::clock::from_nanos;
 use crate::context::Context;
@@ -55,6 +56,10 @@ pub(super) async fn summary(ctx: &Context, pods: &[Arc<View>]) -> Answer {
     let summary = json!({
         "node": {
             "nodeName": ctx.config.node_name,
+            "cpu": {
+                "time": Timestamp::now().to_string(),
+                "usageCoreNanoSeconds": metrics::node_cpu_seconds().map(|s| (s * 1e9) as u64),
+            },
             "memory": {
                 "time": Timestamp::now().to_string(),
                 "availableBytes": free,
@@ -99,9 +104,51 @@ fn memory(stats: &Stats) -> Value {
     })
 }
 
-pub(super) async fn metrics(ctx: &Context, pods: &[Arc<View>]) -> Answer {
-    let text = exposition(&usages(ctx, pods).await);
-    Ok(respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+pub(super) async fn resource_metrics(ctx: &Context, pods: &[Arc<View>]) -> Answer {
+    let usages = usages(ctx, pods).await;
+    let mut text = metrics::Text(exposition(&usages));
+    pods_and_node(&mut text, &usages);
+    Ok(respond(StatusCode::OK, metrics::KIND, text.0))
+}
+
+/// What the pods use together, and the machine.
+fn pods_and_node(text: &mut metrics::Text, usages: &[Usage]) {
+    let mut sums: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
+    for usage in usages {
+        let sum = sums.entry((&usage.namespace, &usage.pod)).or_default();
+        sum.0 += usage.stats.cpu_ns;
+        sum.1 += usage.stats.working_set;
+    }
+    let seconds = |ns: u64| format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000);
+    let name = "pod_cpu_usage_seconds_total";
+    text.family(
+        name,
+        "counter",
+        "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+    );
+    for ((namespace, pod), (cpu, _)) in &sums {
+        text.sample(name, &[("namespace", namespace), ("pod", pod)], seconds(*cpu));
+    }
+    let name = "pod_memory_working_set_bytes";
+    text.family(name, "gauge", "[STABLE] Current working set of the pod in bytes");
+    for ((namespace, pod), (_, memory)) in &sums {
+        text.sample(name, &[("namespace", namespace), ("pod", pod)], memory);
+    }
+    if let Some(cpu) = metrics::node_cpu_seconds() {
+        let name = "node_cpu_usage_seconds_total";
+        let help = "[STABLE] Cumulative cpu time consumed by the node in core-seconds";
+        text.family(name, "counter", help);
+        text.sample(name, &[], format!("{cpu:.2}"));
+    }
+    let (total, free) = (sys::procfs::memory_total(), sys::procfs::memory_available());
+    if let (Ok(total), Ok(free)) = (total, free) {
+        let name = "node_memory_working_set_bytes";
+        text.family(name, "gauge", "[STABLE] Current working set of the node in bytes");
+        text.sample(name, &[], total.saturating_sub(free));
+    }
+    let help = "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise";
+    text.family("resource_scrape_error", "gauge", help);
+    text.sample("resource_scrape_error", &[], 0);
 }
 
 /// The Prometheus text of a list of usages.

@@ -126,15 +126,6 @@ fn the_right_attempt_or_upstreams_refusal() {
 }
 
 #[test]
-fn port_forwarding_is_refused_in_its_own_words() {
-    let Err(refused) = super::portforward::answer() else { panic!("it was accepted") };
-    assert_eq!(
-        (refused.0.as_u16(), refused.1.as_str()),
-        (501, "port forwarding is not supported by this node yet")
-    );
-}
-
-#[test]
 fn metrics_are_prometheus_text() {
     let usage = Usage {
         namespace: "shop".into(),
