@@ -80,9 +80,64 @@ impl Place {
     }
 }
 
+/// How a board is connected.
+#[derive(Clone, Copy)]
+pub(crate) enum Network<'a> {
+    /// To the host alone, its API server at `127.0.0.1:forward`.
+    Alone { forward: u16 },
+    /// The same, and further boards are plugged in at this socket.
+    Open { forward: u16, socket: &'a Path },
+    /// To the network of the board with that socket, as its board of this number, 1 or more.
+    Plugged { socket: &'a Path, number: u8 },
+}
+
+impl Network<'_> {
+    fn forward(self) -> Option<u16> {
+        match self {
+            Network::Alone { forward } | Network::Open { forward, .. } => Some(forward),
+            Network::Plugged { .. } => None,
+        }
+    }
+
+    /// QEMU's network back ends; the one named `net` is the board's.
+    fn back_ends(self) -> Vec<String> {
+        let user = |id: &str, forward: u16| {
+            format!("user,id={id},hostfwd=tcp:127.0.0.1:{forward}-:{API_PORT}")
+        };
+        let stream = |id: &str, server: &str, socket: &Path| {
+            format!("stream,id={id},server={server},addr.type=unix,addr.path={}", socket.display())
+        };
+        let port = |id: &str, peer: &str| format!("hubport,id={id},hubid=0{peer}");
+        match self {
+            Network::Alone { forward } => vec![user("net", forward)],
+            Network::Open { forward, socket } => vec![
+                user("host-side", forward),
+                port("port-host", ",netdev=host-side"),
+                stream("other-side", "on", socket),
+                port("port-other", ",netdev=other-side"),
+                port("net", ""),
+            ],
+            Network::Plugged { socket, .. } => vec![stream("net", "off", socket)],
+        }
+    }
+
+    /// What is added to the description of the board's network device.
+    fn hardware_address(self) -> String {
+        match self {
+            Network::Plugged { number, .. } => format!(",mac=52:54:00:12:35:{number:02x}"),
+            _ => String::new(),
+        }
+    }
+}
+
 impl Machine {
-    /// Starts the board on the place's disk, with its API server at `127.0.0.1:forward`.
-    pub(crate) fn start(board: &Board, place: &Place, forward: u16, echo: bool) -> Result<Machine> {
+    /// Starts the board on the place's disk.
+    pub(crate) fn start(
+        board: &Board,
+        place: &Place,
+        network: Network<'_>,
+        echo: bool,
+    ) -> Result<Machine> {
         let qemu =
             board.qemu.as_ref().with_context(|| format!("board {} has no emulation", board.id))?;
         tools::check(&[(qemu.program.as_str(), "qemu-system-arm")])?;
@@ -91,7 +146,8 @@ impl Machine {
             "{} is missing\ninstall it with: apt-get install u-boot-qemu",
             qemu.bios
         );
-        if TcpListener::bind(("127.0.0.1", forward)).is_err() {
+        let forward = network.forward().unwrap_or_default();
+        if forward != 0 && TcpListener::bind(("127.0.0.1", forward)).is_err() {
             bail!("port {forward} of this machine is in use; choose another with --forward");
         }
         let sockets = tempfile::Builder::new().prefix("copepod-").tempdir()?;
@@ -101,7 +157,7 @@ impl Machine {
         );
         // QEMU truncates the log; start following from its beginning.
         fs::write(&place.log, "")?;
-        let mut command = command(qemu, place, sockets.path(), forward);
+        let mut command = command(qemu, place, sockets.path(), network);
         let child = command
             .stdin(Stdio::null())
             .spawn()
@@ -256,7 +312,7 @@ impl Drop for Machine {
     }
 }
 
-fn command(qemu: &Qemu, place: &Place, sockets: &Path, forward: u16) -> Command {
+fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> Command {
     let socket = |name: &str| {
         format!("socket,id={name},path={},server=on,wait=off", sockets.join(name).display())
     };
@@ -271,7 +327,9 @@ fn command(qemu: &Qemu, place: &Place, sockets: &Path, forward: u16) -> Command 
         &qemu.bios,
     ]);
     command.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", place.disk.display()));
-    command.arg("-netdev").arg(format!("user,id=net,hostfwd=tcp:127.0.0.1:{forward}-:{API_PORT}"));
+    for back_end in network.back_ends() {
+        command.arg("-netdev").arg(back_end);
+    }
     command
         .arg("-chardev")
         .arg(format!("file,id=console,path={}", place.log.display()))
@@ -279,7 +337,11 @@ fn command(qemu: &Qemu, place: &Place, sockets: &Path, forward: u16) -> Command 
     command.arg("-chardev").arg(socket("host"));
     command.arg("-chardev").arg(socket("monitor")).args(["-mon", "chardev=monitor,mode=control"]);
     for device in &qemu.devices {
-        command.args(["-device", device]);
+        let address = match device.contains("netdev=net") {
+            true => network.hardware_address(),
+            false => String::new(),
+        };
+        command.arg("-device").arg(format!("{device}{address}"));
     }
     command
 }
@@ -334,7 +396,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     place.prepare(&image_path(&dir), args.fresh)?;
     println!("Starting {} in QEMU; its console is in {}", board.name, place.log.display());
     let began = Instant::now();
-    let mut machine = Machine::start(&board, &place, args.forward, true)?;
+    let mut machine =
+        Machine::start(&board, &place, Network::Alone { forward: args.forward }, true)?;
     let kubeconfig = dir.join("run/kubeconfig.yaml");
 
     let doing = step("wait for the node's kubeconfig");

@@ -2,7 +2,7 @@
 //!
 //! Everything a board is made of is read from `board-configs/` and `image/`; this tool drives Debian's tools and knows
 //! the order of the steps. It never needs root, loop devices or mounts, and it changes nothing outside its directories.
-//! Start with [`recipe`], then [`board`]; [`machine`] is QEMU, [`trial`] the board test.
+//! Start with [`recipe`], then [`board`]; [`machine`] is QEMU, [`trial`] the board test, [`pair`] that of two boards.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ mod kubectl;
 mod lock;
 mod machine;
 mod packages;
+mod pair;
 mod recipe;
 mod root_tree;
 mod show;
@@ -43,6 +44,8 @@ enum Command {
     Run(RunArgs),
     /// Run the board test on an image.
     Test(TestArgs),
+    /// Test two boards on one network: a server and an agent that joins it.
+    TestPair(TestArgs),
 }
 
 #[derive(Args)]
@@ -138,5 +141,6 @@ fn work(command: Command) -> Result<()> {
         Command::Image(args) => recipe::build(&args),
         Command::Run(args) => machine::run(&args),
         Command::Test(args) => trial::run(&args),
+        Command::TestPair(args) => pair::run(&args),
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use disk::layout;
 use disk::mbr::SECTOR_LEN;
 use disk::slot::Slot;
@@ -13,13 +13,15 @@ use disk::slot::Slot;
 use crate::TestArgs;
 use crate::board::Board;
 use crate::kubectl::Kubectl;
-use crate::machine::{BOOT_LIMIT, Machine, POD_LIMIT, Place, crashes, demo_pod, wait_until_ready};
+use crate::machine::{
+    BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes, demo_pod, wait_until_ready,
+};
 use crate::recipe::image_path;
 use crate::show::seconds;
 
 /// What the checks work on.
-struct Trial<'args> {
-    board: &'args Board,
+struct Trial {
+    board: Board,
     place: Place,
     kubeconfig: PathBuf,
     kubectl: Kubectl,
@@ -29,9 +31,10 @@ struct Trial<'args> {
     logs: Vec<String>,
 }
 
-type Check = (&'static str, fn(&mut Trial<'_>) -> Result<()>);
+/// What a check is called, and what it does to what is tested.
+pub(crate) type Check<T> = (&'static str, fn(&mut T) -> Result<()>);
 
-const NODE: &[Check] = &[
+const NODE: &[Check<Trial>] = &[
     ("boots to a Ready node", boots),
     ("has its address by DHCP and serves kubectl through the forwarded port", serves),
     ("runs a pod from the preloaded image", runs_pod),
@@ -44,7 +47,7 @@ const NODE: &[Check] = &[
     ("shows no crash on the console", no_crash),
 ];
 
-const INIT_ONLY: &[Check] = &[
+const INIT_ONLY: &[Check<Trial>] = &[
     ("boots to PID 1 with a verified root", |trial| {
         trial.boot().and_then(|()| trial.wait_for_line("verified root"))
     }),
@@ -78,7 +81,10 @@ const INIT_ONLY: &[Check] = &[
     ("shows no crash on the console", no_crash),
 ];
 
-/// Runs all checks; after a failed one the rest cannot mean anything and counts as not run.
+/// Lines of a console log that are shown after a failure.
+const TAIL_LINES: usize = 60;
+
+/// Runs the board's checks.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let board = Board::read(&args.place.root, &args.place.board)?;
     let dir = args.place.dir();
@@ -87,7 +93,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let kubeconfig = dir.join("test/kubeconfig.yaml");
     let kubectl = Kubectl::new(&args.kubectl.program(), &kubeconfig);
     let mut trial = Trial {
-        board: &board,
+        board,
         place,
         kubeconfig,
         kubectl,
@@ -96,11 +102,40 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         logs: Vec::new(),
     };
     let checks = if args.init_only { INIT_ONLY } else { NODE };
+    let count = run_checks(checks, &mut trial, |trial| show_tail(&trial.place));
+    let processor = trial.machine.as_ref().and_then(Machine::cpu_seconds);
+    drop(trial);
+    count.report(&args.place.board)?;
+    if let Some(processor) = processor {
+        println!("processor time of the last emulation so far: {processor:.1} s");
+    }
+    Ok(())
+}
+
+/// How many checks went how.
+pub(crate) struct Count {
+    passed: usize,
+    failed: usize,
+    left: usize,
+}
+
+impl Count {
+    /// Prints the result; any failure is an error.
+    pub(crate) fn report(&self, what: &str) -> Result<()> {
+        let Count { passed, failed, left } = self;
+        println!("board result: {passed} passed; {failed} failed; {left} not run");
+        ensure!(*failed == 0, "board {what} failed");
+        Ok(())
+    }
+}
+
+/// Runs all checks; after a failed one the rest cannot mean anything and counts as not run.
+pub(crate) fn run_checks<T>(checks: &[Check<T>], subject: &mut T, show: impl Fn(&T)) -> Count {
     let (mut passed, mut failed) = (0, 0);
-    println!("running {} checks on board {}", checks.len(), board.id);
+    println!("running {} checks", checks.len());
     for (name, check) in checks {
         let began = Instant::now();
-        match check(&mut trial) {
+        match check(subject) {
             Ok(()) => {
                 passed += 1;
                 println!("check {name} ... ok ({})", seconds(began.elapsed()));
@@ -108,25 +143,26 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
             Err(error) => {
                 failed += 1;
                 println!("check {name} ... FAILED ({}): {error:#}", seconds(began.elapsed()));
-                trial.show_tail();
+                show(subject);
                 break;
             }
         }
     }
-    let left = checks.len() - passed - failed;
-    let processor = trial.machine.as_ref().and_then(Machine::cpu_seconds);
-    drop(trial);
-    println!("board result: {passed} passed; {failed} failed; {left} not run");
-    if let Some(processor) = processor {
-        println!("processor time of the last emulation so far: {processor:.1} s");
-    }
-    if failed > 0 {
-        bail!("board {} failed", board.id);
-    }
-    Ok(())
+    Count { passed, failed, left: checks.len() - passed - failed }
 }
 
-fn boots(trial: &mut Trial<'_>) -> Result<()> {
+/// Prints the end of a board's console log.
+pub(crate) fn show_tail(place: &Place) {
+    let log = fs::read(&place.log).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<&str> = log.lines().collect();
+    println!("    the last lines of {}:", place.log.display());
+    for line in lines.iter().skip(lines.len().saturating_sub(TAIL_LINES)) {
+        println!("    | {line}");
+    }
+}
+
+fn boots(trial: &mut Trial) -> Result<()> {
     trial.boot()?;
     trial.fetch_kubeconfig()?;
     trial.with_machine(wait_until_ready)?;
@@ -135,11 +171,11 @@ fn boots(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-fn hands_out(trial: &mut Trial<'_>) -> Result<()> {
+fn hands_out(trial: &mut Trial) -> Result<()> {
     trial.fetch_kubeconfig()
 }
 
-fn serves(trial: &mut Trial<'_>) -> Result<()> {
+fn serves(trial: &mut Trial) -> Result<()> {
     let address = "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}";
     let address = trial.kubectl.run(&["get", "nodes", "-o", address])?;
     ensure!(address == "10.0.2.15", "the node's address is {address:?}, QEMU gave out 10.0.2.15");
@@ -147,17 +183,17 @@ fn serves(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-fn runs_pod(trial: &mut Trial<'_>) -> Result<()> {
+fn runs_pod(trial: &mut Trial) -> Result<()> {
     trial.with_machine(demo_pod)
 }
 
-fn shows_log(trial: &mut Trial<'_>) -> Result<()> {
+fn shows_log(trial: &mut Trial) -> Result<()> {
     let limit = Duration::from_secs(30);
     trial.kubectl.wait(&["logs", "demo"], limit, |log| log.contains("hello from"), |_| {})?;
     Ok(())
 }
 
-fn executes(trial: &mut Trial<'_>) -> Result<()> {
+fn executes(trial: &mut Trial) -> Result<()> {
     let answer =
         trial.kubectl.run(&["exec", "demo", "--", "sh", "-c", "echo $((6*7)) in $(hostname)"])?;
     ensure!(answer == "42 in demo", "exec printed {answer:?}");
@@ -165,13 +201,13 @@ fn executes(trial: &mut Trial<'_>) -> Result<()> {
 }
 
 /// PID 1 takes everything down and the machine comes back with its state.
-fn restarts(trial: &mut Trial<'_>) -> Result<()> {
+fn restarts(trial: &mut Trial) -> Result<()> {
     trial.machine()?.ask_to("restart")?;
     trial.wait_for_line("init: restart")?;
     trial.back_with_state(1)
 }
 
-fn loses_power(trial: &mut Trial<'_>) -> Result<()> {
+fn loses_power(trial: &mut Trial) -> Result<()> {
     trial.kubectl.run(&["create", "configmap", "also-kept", "--from-literal=answer=43"])?;
     trial.machine()?.monitor("system_reset")?;
     trial.back_with_state(2)?;
@@ -181,7 +217,7 @@ fn loses_power(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-fn switches_off(trial: &mut Trial<'_>) -> Result<()> {
+fn switches_off(trial: &mut Trial) -> Result<()> {
     let machine = trial.machine()?;
     machine.monitor("system_powerdown")?;
     let status = machine.wait_for_end()?;
@@ -194,7 +230,7 @@ fn switches_off(trial: &mut Trial<'_>) -> Result<()> {
 }
 
 /// Changes one byte of the root of slot a behind the board's back.
-fn refuses_damage(trial: &mut Trial<'_>) -> Result<()> {
+fn refuses_damage(trial: &mut Trial) -> Result<()> {
     let disk = &trial.board.disk;
     let table = disk.sizes().table(disk.id()?)?;
     let root = table
@@ -214,14 +250,14 @@ fn refuses_damage(trial: &mut Trial<'_>) -> Result<()> {
     trial.wait_for_line("starts left: a 1, b 3")
 }
 
-fn no_crash(trial: &mut Trial<'_>) -> Result<()> {
+fn no_crash(trial: &mut Trial) -> Result<()> {
     trial.keep_log()?;
     let found: Vec<&str> = trial.logs.iter().flat_map(|log| crashes(log)).collect();
     ensure!(found.is_empty(), "the console shows: {}", found.join(" / "));
     Ok(())
 }
 
-impl Trial<'_> {
+impl Trial {
     fn machine(&mut self) -> Result<&mut Machine> {
         self.machine.as_mut().context("the board does not run")
     }
@@ -233,7 +269,12 @@ impl Trial<'_> {
 
     fn boot(&mut self) -> Result<()> {
         self.keep_log()?;
-        self.machine = Some(Machine::start(self.board, &self.place, self.forward, false)?);
+        self.machine = Some(Machine::start(
+            &self.board,
+            &self.place,
+            Network::Alone { forward: self.forward },
+            false,
+        )?);
         Ok(())
     }
 
@@ -269,15 +310,5 @@ impl Trial<'_> {
             |_| {},
         )?;
         Ok(())
-    }
-
-    fn show_tail(&self) {
-        let log = fs::read(&self.place.log).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = log.lines().collect();
-        println!("    the last lines of {}:", self.place.log.display());
-        for line in lines.iter().skip(lines.len().saturating_sub(60)) {
-            println!("    | {line}");
-        }
     }
 }
