@@ -282,10 +282,14 @@ pub(crate) fn fixed(node: &Node) -> Vec<(&'static str, Vec<Rule>)> {
     let mut firewall = layout.front();
     let found = Found::Verdict;
     firewall.push(Expression::Lookup { set: "firewall".to_owned(), key: ADDRESS, found });
+    // What has been led on goes to an endpoint, which may be at an address and port of some other Service.
     let new = vec![
         Expression::Connection { what: Connection::State, to: ADDRESS },
         bits(ADDRESS, STATE_NEW, 0),
         equals(ADDRESS, STATE_NEW),
+        Expression::Connection { what: Connection::Status, to: ADDRESS },
+        bits(ADDRESS, STATUS_DESTINATION_NAT, 0),
+        equals(ADDRESS, 0),
         jump("check"),
     ];
     vec![
@@ -332,12 +336,16 @@ fn check(layout: Layout, node: &Node) -> Vec<Rule> {
     by_address.extend(layout.by_kind("refuse"));
     let mut by_port = layout.for_node();
     by_port.extend(layout.by_kind("refuse"));
+    // Met a change halfway, and is tried again by its sender.
+    let mut halfway = vec![layout.destination(ADDRESS), within("cluster-ips", ADDRESS)];
+    halfway.extend(layout.transport());
+    halfway.extend([layout.find_service(), Expression::Verdict(Verdict::Drop)]);
     let no_such_port =
         vec![layout.destination(ADDRESS), within("cluster-ips", ADDRESS), goto("reject")];
     let mut unallocated = layout.not_to(node.cluster_dns);
     unallocated.extend(layout.to(node.service_cidr, true));
     unallocated.push(Expression::Verdict(Verdict::Drop));
-    vec![by_address, by_port, no_such_port, unallocated]
+    vec![by_address, by_port, halfway, no_such_port, unallocated]
 }
 
 fn reject(layout: Layout) -> Vec<Rule> {

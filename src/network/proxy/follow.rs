@@ -33,6 +33,7 @@ pub async fn run(inputs: Inputs, config: Config, mut stopped: watch::Receiver<bo
         }
     };
     quiet_redirects(&config.bridge);
+    super::route::ensure(config.service_cidr).await;
     let mut follower = Follower::new(&inputs, config, kernel);
     let asked = tokio::select! {
         // Whatever ends the sender ends this too.

@@ -24,6 +24,9 @@ pub struct Figures {
     /// One endpoint of one Service replaced by another: planning and exchange; the median of several.
     pub change: Duration,
     pub change_bytes: usize,
+    /// The same for one endpoint more, and one less.
+    pub scale: Duration,
+    pub scale_bytes: usize,
 }
 
 /// How often the one change is measured.
@@ -45,22 +48,27 @@ pub fn measure(services: usize, endpoints: usize) -> Result<Figures, Error> {
     let start = Instant::now();
     let sent = kernel.update(&mut engine)?;
     let full = start.elapsed();
-    let mut changes = Vec::with_capacity(CHANGES);
-    let mut change_bytes = 0;
     let at = services / 2;
-    for version in 1..=CHANGES {
-        let old = slice(at, endpoints, version - 1);
-        engine.change_slice(&key(at), old.as_deref(), slice(at, endpoints, version));
-        let start = Instant::now();
-        change_bytes = kernel.update(&mut engine)?.bytes;
-        changes.push(start.elapsed());
-    }
-    changes.sort();
+    let mut last = slice(at, endpoints, 0);
+    let mut median = |next: &dyn Fn(usize) -> Option<Arc<Slice>>| {
+        let mut costs = Vec::with_capacity(CHANGES);
+        for change in 1..=CHANGES {
+            let old = std::mem::replace(&mut last, next(change));
+            engine.change_slice(&key(at), old.as_deref(), last.clone());
+            let start = Instant::now();
+            let bytes = kernel.update(&mut engine)?.bytes;
+            costs.push((start.elapsed(), bytes));
+        }
+        costs.sort();
+        Ok::<_, Error>(costs[CHANGES / 2])
+    };
+    let (change, change_bytes) = median(&|change| slice(at, endpoints, change))?;
+    let (scale, scale_bytes) = median(&|change| slice(at, endpoints + change % 2, 0))?;
     let mut batch = Batch::new();
     batch.delete_table(TABLE);
     batch.commit().map_err(unavailable)?;
-    let change = changes[CHANGES / 2];
-    Ok(Figures { services, full, full_bytes: sent.bytes, change, change_bytes })
+    let full_bytes = sent.bytes;
+    Ok(Figures { services, full, full_bytes, change, change_bytes, scale, scale_bytes })
 }
 
 fn config() -> Config {

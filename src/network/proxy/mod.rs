@@ -16,6 +16,7 @@ mod health;
 mod kernel;
 mod measure;
 mod plan;
+mod route;
 mod select;
 mod state;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, StreamBody};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use super::world::{config, here, on_node, pod_ip};
+use super::world::{From, GATEWAY, Over, config, here, on_node, pod_ip};
 use crate::Inputs;
 use crate::proxy::health::{Report, response};
 use crate::proxy::run;
@@ -122,6 +122,32 @@ fn changes_of_the_api_reach_the_kernel() {
             assert!(answers("192.0.2.77:30080", "pod1"), "rules outlive the process");
             assert!(!health(), "listeners do not");
         });
+    });
+}
+
+#[test]
+fn a_node_without_a_default_route_reaches_services() {
+    on_node(1, |world| {
+        ip("route del default");
+        let objects = BTreeMap::from([
+            ("services", json!([web("1")])),
+            ("endpointslices", json!([web_slice("1", here(&pod_ip(0)))])),
+            ("pods", json!([])),
+            ("nodes", json!([])),
+        ]);
+        let api = Api { objects, ..Api::default() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            crate::dns::ensure_address("10.43.0.10".parse().unwrap()).await.unwrap();
+            let inputs = Inputs::start(&Client::new(Arc::new(api.clone())), "here");
+            let (_end, stopped) = watch::channel(false);
+            let task = tokio::spawn(run(inputs, config(), stopped));
+            eventually(|| From::Node.is_answered("10.43.7.7:80", "pod0")).await;
+            task.abort();
+        });
+        assert_eq!(From::Node.ask(Over::Tcp, "10.43.7.7:80").unwrap().peer, GATEWAY);
+        assert!(world.pod(0).is_answered("10.43.7.7:80", "pod0"));
+        From::Node.is_dropped("10.43.7.8:80");
     });
 }
 

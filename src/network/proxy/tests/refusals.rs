@@ -42,6 +42,26 @@ fn what_is_not_allocated_is_dropped() {
 }
 
 #[test]
+fn an_endpoint_may_be_where_another_service_refuses() {
+    on_node(1, |mut world| {
+        world.keep(super::world::Server::start_at("node", "192.0.2.1:8080".parse().unwrap()));
+        let ports = json!([{"name": "tcp", "port": 8080}, {"name": "udp", "port": 8080, "protocol": "UDP"}]);
+        let spec = json!({"clusterIP": "10.43.7.8", "externalIPs": ["192.0.2.1"], "ports": ports});
+        world.service("refusing", spec, &[]);
+        world.service("web", json!({"clusterIP": "10.43.7.7"}), &[]);
+        world.endpoints("web", &[here("192.0.2.1")]);
+        world.apply();
+        world.pod(0).is_refused("192.0.2.1:8080");
+        world.pod(0).gets("10.43.7.7:80", "node", &pod_ip(0));
+
+        // A load balancer in front of a pod in the node's network, on the same port.
+        world.endpoints("refusing", &[here("192.0.2.1")]);
+        world.apply();
+        world.outside().ask(super::world::Over::Tcp, "192.0.2.1:8080").unwrap();
+    });
+}
+
+#[test]
 fn headless_and_foreign_services_have_no_rules() {
     on_node(1, |mut world| {
         let before = world.apply();
