@@ -51,6 +51,8 @@ pub(crate) enum Outcome {
     Deleted(Result<(), client::Error>),
     Recorded(Result<(), String>),
     Link(Link),
+    /// The node has others now.
+    Addresses,
     Nothing,
 }
 
@@ -78,7 +80,7 @@ impl Actor {
         recorded: Option<Recorded>,
     ) -> (Actor, Handle) {
         let told = Telling::new(&state.pod);
-        let shown = status::compute(&state, &ctx.host_ips, told.last(), ctx.clock.now().wall);
+        let shown = status::compute(&state, &ctx.host_ips(), told.last(), ctx.clock.now().wall);
         let (pod, pod_seen) = watch::channel(Arc::clone(&state.pod));
         let first = Arc::new(View { pod: Arc::clone(&state.pod), status: shown });
         let (view, view_seen) = watch::channel(first);
@@ -109,6 +111,7 @@ impl Actor {
     pub(crate) async fn run(mut self) {
         self.step(Input::Tick);
         let mut server = self.ctx.link.clone();
+        let mut addresses = self.ctx.addresses.clone();
         while !self.finished() {
             let wake = self.wake().map(|at| self.ctx.clock.instant(at));
             let timer = async {
@@ -121,6 +124,7 @@ impl Actor {
                 Some(input) = self.inbox.recv() => Outcome::Input(input),
                 Some(done) = self.tasks.join_next() => done.unwrap_or(Outcome::Nothing),
                 Ok(()) = server.changed() => Outcome::Link(*server.borrow_and_update()),
+                Ok(()) = addresses.changed() => Outcome::Addresses,
                 () = timer => Outcome::Input(Input::Tick),
             };
             self.handle(outcome);
@@ -155,6 +159,7 @@ impl Actor {
                 }
                 self.publish(now);
             }
+            Outcome::Addresses => self.publish(now),
             Outcome::Nothing => {}
         }
     }
@@ -326,7 +331,7 @@ impl Actor {
     fn ips(&self) -> Vec<String> {
         let host = self.state.pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
         if host {
-            return self.ctx.host_ips.clone();
+            return self.ctx.host_ips();
         }
         self.state.ips.iter().map(ToString::to_string).collect()
     }
@@ -334,7 +339,7 @@ impl Actor {
     /// Shows the present status to readers and brings it to the API server.
     fn publish(&mut self, now: Now) {
         let before = Arc::clone(&self.view.borrow());
-        let shown = status::compute(&self.state, &self.ctx.host_ips, &before.status, now.wall);
+        let shown = status::compute(&self.state, &self.ctx.host_ips(), &before.status, now.wall);
         if shown != before.status || !Arc::ptr_eq(&before.pod, &self.state.pod) {
             let pod = Arc::clone(&self.state.pod);
             self.view.send_replace(Arc::new(View { pod, status: shown.clone() }));

@@ -1,5 +1,6 @@
 //! Puts the parts together and owns their tasks.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::volumes::place;
 /// A running agent. Dropping it ends the agent's work; containers go on, for the next agent to adopt.
 pub struct Agent {
     kubelet: KubeletApi,
+    addresses: watch::Sender<Vec<IpAddr>>,
     tasks: JoinSet<()>,
 }
 
@@ -36,13 +38,34 @@ impl Agent {
         let facts =
             node_facts::read(&config.data_dir, &config.kubelet_version, &config.runtime_version);
         let (ready, network_ready) = watch::channel(config.network.ready());
-        let ctx = Arc::new(Context::new(config, facts, record, network_ready));
+        let (addresses, addresses_seen) = watch::channel(config.node_ips.clone());
+        let ctx = Arc::new(Context::new(config, facts, record, network_ready, addresses_seen));
         let directory = Directory::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(node::run(Arc::clone(&ctx), ready, found.node));
         tasks.spawn(node::keep_lease(Arc::clone(&ctx)));
         tasks.spawn(pods::run(Arc::clone(&ctx), directory.clone(), found.pods));
-        Ok(Agent { kubelet: KubeletApi::new(ctx, directory), tasks })
+        Ok(Agent { kubelet: KubeletApi::new(ctx, directory), addresses, tasks })
+    }
+
+    /// Follows the node's addresses while it runs; the preferred one comes first.
+    pub fn follow_addresses(&mut self, mut source: watch::Receiver<Vec<IpAddr>>) {
+        let addresses = self.addresses.clone();
+        self.tasks.spawn(async move {
+            loop {
+                let now = source.borrow_and_update().clone();
+                addresses.send_if_modified(|known| {
+                    let changed = *known != now && !now.is_empty();
+                    if changed {
+                        *known = now;
+                    }
+                    changed
+                });
+                if source.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     /// The kubelet's HTTP API of this agent.

@@ -1,5 +1,6 @@
 //! What all pods of the node share.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use client::Recorder;
@@ -19,7 +20,7 @@ use crate::record::Store;
 use crate::worker::EventNote;
 
 /// Images pulled at the same time.
-const PULLS_MAX: usize = 2;
+pub(crate) const PULLS_MAX: usize = 2;
 
 pub(crate) struct Context {
     pub(crate) config: Config,
@@ -32,7 +33,8 @@ pub(crate) struct Context {
     pub(crate) link: watch::Receiver<Link>,
     pub(crate) facts: Facts,
     pub(crate) dns: ClusterDns,
-    pub(crate) host_ips: Vec<String>,
+    /// The node's own addresses, the preferred one first.
+    pub(crate) addresses: watch::Receiver<Vec<IpAddr>>,
     pub(crate) pulls: Arc<Semaphore>,
     /// True once pods can be attached to the network.
     pub(crate) network_ready: watch::Receiver<bool>,
@@ -44,6 +46,7 @@ impl Context {
         facts: Facts,
         record: Arc<Store>,
         network_ready: watch::Receiver<bool>,
+        addresses: watch::Receiver<Vec<IpAddr>>,
     ) -> Context {
         let (client, link) = link::listening(config.client);
         config.client = client.clone();
@@ -59,11 +62,15 @@ impl Context {
                 servers: config.cluster_dns.clone(),
                 domain: config.cluster_domain.clone(),
             },
-            host_ips: config.node_ips.iter().map(ToString::to_string).collect(),
+            addresses,
             pulls: Arc::new(Semaphore::new(PULLS_MAX)),
             network_ready,
             config,
         }
+    }
+
+    pub(crate) fn host_ips(&self) -> Vec<String> {
+        self.addresses.borrow().iter().map(ToString::to_string).collect()
     }
 
     pub(crate) fn server_away(&self) -> bool {
@@ -77,7 +84,7 @@ impl Context {
     pub(crate) fn node_fields(&self, pod_ips: Vec<String>) -> NodeFields {
         NodeFields {
             node_name: self.config.node_name.clone(),
-            host_ips: self.host_ips.clone(),
+            host_ips: self.host_ips(),
             pod_ips,
             allocatable_cpu: self.facts.milli_cpus,
             allocatable_memory: self.facts.memory_bytes,

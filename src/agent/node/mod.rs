@@ -22,7 +22,7 @@ use crate::context::Context;
 use crate::link::Link;
 use crate::record::NodeRecord;
 
-pub(crate) use lease::keep as keep_lease;
+pub(crate) use lease::{LEASE_SECONDS, keep as keep_lease};
 
 /// How often the status is computed although nothing is known to have changed.
 const LOOK: Duration = Duration::from_secs(300);
@@ -70,6 +70,7 @@ impl Keeper {
         let mut changes = cache.subscribe();
         let mut runtime_events = self.ctx.config.runtime.events();
         let mut server = self.ctx.link.clone();
+        let mut addresses = self.ctx.addresses.clone();
         let mut was_away = false;
         let mut next = Instant::now();
         loop {
@@ -93,6 +94,7 @@ impl Keeper {
                     }
                     back
                 }
+                Ok(()) = addresses.changed() => true,
                 () = tokio::time::sleep_until(next) => true,
             };
             let range = self.follow_cidr().await;

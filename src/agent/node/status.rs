@@ -41,7 +41,7 @@ pub(super) async fn compute(ctx: &Context, node: Option<&Node>) -> NodeStatus {
 
 fn addresses(ctx: &Context) -> Vec<NodeAddress> {
     let of = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
-    let internal = ctx.config.node_ips.iter().map(|ip| of("InternalIP", ip.to_string()));
+    let internal = ctx.host_ips().into_iter().map(|ip| of("InternalIP", ip));
     let external = ctx.config.external_ips.iter().map(|ip| of("ExternalIP", ip.to_string()));
     internal.chain(external).chain([of("Hostname", ctx.config.node_name.clone())]).collect()
 }

@@ -70,6 +70,12 @@ impl FakeServer {
         self.inner.lock().expect("lock").objects.get(path).cloned()
     }
 
+    /// All objects whose paths begin so.
+    pub(super) fn below(&self, path: &str) -> Vec<Value> {
+        let inner = self.inner.lock().expect("lock");
+        inner.objects.iter().filter(|(k, _)| k.starts_with(path)).map(|(_, v)| v.clone()).collect()
+    }
+
     /// Stores an object as it is, with a new revision.
     pub(super) fn put(&self, path: &str, mut object: Value) -> Value {
         let mut inner = self.inner.lock().expect("lock");

@@ -92,6 +92,12 @@ async fn a_lost_link_changes_nothing_and_is_made_good() {
     })
     .await;
     assert!(back.elapsed() < Duration::from_secs(40), "{:?}", back.elapsed());
+    let told = || {
+        let events = node.server.below("/api/v1/namespaces/default/events/");
+        let told = events.iter().filter(|e| e["reason"] == "NodeReady");
+        told.filter_map(|e| e["count"].as_u64()).sum::<u64>()
+    };
+    node.until("everybody is told that the node is back", || told() == 2).await;
     assert_eq!(node.runtime.running(), ["u1-a-1"]);
     running.agent.shutdown().await;
 }
@@ -274,14 +280,25 @@ async fn a_deleted_node_registers_again_and_addresses_follow() {
     node.server.set(Way::Open);
     node.until("the node is back after both", ready_now).await;
     running.agent.shutdown().await;
+    let mut running = node.start().await;
+    let (told, addresses) = tokio::sync::watch::channel(vec![[10, 0, 0, 9].into()]);
+    running.agent.follow_addresses(addresses);
+    internal_is(&node, "10.0.0.9").await;
+    told.send_replace(vec![[10, 0, 0, 10].into()]);
+    internal_is(&node, "10.0.0.10").await;
+    running.agent.shutdown().await;
     let moved = |config: &mut crate::Config| config.node_ips = vec![[10, 0, 0, 8].into()];
     let running = node.start_with(moved).await;
+    internal_is(&node, "10.0.0.8").await;
+    running.agent.shutdown().await;
+}
+
+async fn internal_is(node: &FakeNode, wanted: &str) {
     node.until("the address has changed", || {
         let node = node.server.get(NODE).unwrap_or_default();
         let addresses = node["status"]["addresses"].as_array().cloned().unwrap_or_default();
         let internal: Vec<_> = addresses.iter().filter(|a| a["type"] == "InternalIP").collect();
-        internal.len() == 1 && internal[0]["address"] == "10.0.0.8"
+        internal.len() == 1 && internal[0]["address"] == wanted
     })
     .await;
-    running.agent.shutdown().await;
 }

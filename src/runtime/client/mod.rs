@@ -7,8 +7,9 @@ mod connection;
 mod session;
 mod spawn;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -87,6 +88,15 @@ struct Inner {
     task: JoinHandle<()>,
     /// The process was asked to end and is not to be started again.
     stopped: Arc<AtomicBool>,
+    /// By the names of the calls, of which there are few.
+    operations: Mutex<BTreeMap<&'static str, Operations>>,
+}
+
+/// How often a call was made, and how often it failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Operations {
+    pub total: u64,
+    pub failed: u64,
 }
 
 impl Drop for Inner {
@@ -152,7 +162,8 @@ impl Runtime {
         let stopped = Arc::new(AtomicBool::new(false));
         let place = Place { path: path.to_owned(), starter, stopped: Arc::clone(&stopped) };
         let task = tokio::spawn(connection::run(place, queue, events.clone()));
-        Runtime { inner: Arc::new(Inner { path: path.to_owned(), calls, events, task, stopped }) }
+        let (path, operations) = (path.to_owned(), Mutex::default());
+        Runtime { inner: Arc::new(Inner { path, calls, events, task, stopped, operations }) }
     }
 
     fn timed_out(&self, call: &'static str, after: Duration) -> Error {
@@ -171,12 +182,27 @@ impl Runtime {
             self.inner.calls.send(Pending { request, answer }).await.map_err(|_| lost())?;
             answered.await.map_err(|_| lost())?.map_err(Error::from)
         };
-        match limit {
+        let result = match limit {
             Some(limit) => {
                 timeout(limit, exchange).await.unwrap_or_else(|_| Err(self.timed_out(name, limit)))
             }
             None => exchange.await,
-        }
+        };
+        self.count(name, result.is_err());
+        result
+    }
+
+    fn count(&self, name: &'static str, failed: bool) {
+        let mut all = self.inner.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(name).or_default();
+        count.total += 1;
+        count.failed += u64::from(failed);
+    }
+
+    /// The calls made so far, by name.
+    pub fn operations(&self) -> Vec<(&'static str, Operations)> {
+        let all = self.inner.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(name, count)| (*name, *count)).collect()
     }
 
     async fn done(&self, name: &'static str, request: Request) -> Result<(), Error> {
