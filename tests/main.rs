@@ -4,6 +4,7 @@
 mod input;
 mod lab;
 mod node;
+mod openapi;
 mod rbac;
 mod registry;
 mod restart;
