@@ -277,7 +277,7 @@ pub(crate) fn base() -> [BaseChain; 7] {
 }
 
 /// The rules of the chains that always exist.
-pub(crate) fn fixed(node: &Node) -> Vec<(&'static str, Vec<Rule>)> {
+pub(crate) fn fixed(node: &Node) -> Vec<(String, Vec<Rule>)> {
     let layout = Layout::new(node.family);
     let mut firewall = layout.front();
     let found = Found::Verdict;
@@ -292,7 +292,7 @@ pub(crate) fn fixed(node: &Node) -> Vec<(&'static str, Vec<Rule>)> {
         equals(ADDRESS, 0),
         jump("check"),
     ];
-    vec![
+    let named = [
         ("firewall-prerouting", vec![firewall.clone()]),
         ("firewall-output", vec![firewall]),
         ("nat-prerouting", vec![vec![jump("lead")]]),
@@ -303,7 +303,9 @@ pub(crate) fn fixed(node: &Node) -> Vec<(&'static str, Vec<Rule>)> {
         ("lead", lead(layout, node)),
         ("check", check(layout, node)),
         ("reject", reject(layout)),
-    ]
+    ];
+    let named = named.into_iter().map(|(name, rules)| (name.to_owned(), rules));
+    named.chain(Pick::ready().map(|it| (it.chain(), pick(it, node.family)))).collect()
 }
 
 /// Services by address, then Services by the node's port, then host ports.

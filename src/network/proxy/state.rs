@@ -10,6 +10,9 @@ use super::transaction::Transaction;
 use super::values::{Datagrams, Fragment, IDS, Key, Kind, Owner, Pick, Protocol, Value};
 use crate::nft::Verdict;
 
+/// Chains that choose among so many endpoints as no Service has just now.
+const PICKS_IDLE_MAX: usize = 64;
+
 /// Numbers of the ports of Services. A number is not given again soon: packets that met the old ruleset halfway must not
 /// find another Service under it.
 #[derive(Default)]
@@ -51,6 +54,7 @@ pub(crate) struct State {
     /// Who asks for a key, lowest first. Endpoints belong to one owner by their number and are not here.
     holders: HashMap<Key, Vec<Owner>>,
     kinds: HashMap<Kind, usize>,
+    /// Users of the chains that choose. A chain without any stays for the next.
     picks: HashMap<Pick, usize>,
 }
 
@@ -129,11 +133,12 @@ impl State {
         if !is_first(&mut self.kinds, kind) {
             return;
         }
-        for pick in kind.picks() {
-            if is_first(&mut self.picks, pick) {
+        for pick in kind.picks().filter(|pick| !pick.is_ready()) {
+            if !self.picks.contains_key(&pick) {
                 let rules = chains::pick(pick, node.family);
                 transaction.chain(pick.chain(), None, Some(Arc::new(rules)));
             }
+            *self.picks.entry(pick).or_default() += 1;
         }
         note_kind(kind, node, transaction, true);
     }
@@ -143,10 +148,18 @@ impl State {
             return;
         }
         for pick in kind.picks() {
-            if is_last(&mut self.picks, pick) {
-                let rules = chains::pick(pick, node.family);
-                transaction.chain(pick.chain(), Some(Arc::new(rules)), None);
+            if let Some(users) = self.picks.get_mut(&pick) {
+                *users = users.saturating_sub(1);
             }
+        }
+        if self.picks.values().filter(|users| **users == 0).count() > PICKS_IDLE_MAX {
+            self.picks.retain(|pick, users| {
+                if *users == 0 {
+                    let rules = chains::pick(*pick, node.family);
+                    transaction.chain(pick.chain(), Some(Arc::new(rules)), None);
+                }
+                *users > 0
+            });
         }
         note_kind(kind, node, transaction, false);
     }

@@ -172,7 +172,7 @@ fn replace(batch: &mut Batch, node: &Node) {
         batch.chain(TABLE, chain.name, &chain.hook);
     }
     let fixed = chains::fixed(node);
-    for (name, _) in fixed.iter().filter(|(name, _)| base.iter().all(|it| it.name != *name)) {
+    for (name, _) in fixed.iter().filter(|(name, _)| base.iter().all(|it| it.name != name)) {
         batch.inner_chain(TABLE, name);
     }
     for (name, rules) in &fixed {

@@ -17,6 +17,9 @@ pub(crate) const IDS: u32 = 1 << 27;
 /// Set in the slots of endpoints of this node.
 pub(crate) const LOCAL_SLOT: u32 = 1 << 31;
 const COUNT_BITS: u32 = 14;
+/// Up to so many endpoints, the chains that choose are always there. To refer to a large map from a new chain, the kernel
+/// looks at all of its elements, so such chains are made before there are any.
+const PICKS_READY: u16 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Protocol {
@@ -171,6 +174,18 @@ pub(crate) struct Pick {
 }
 
 impl Pick {
+    /// The chains that are always there.
+    pub(crate) fn ready() -> impl Iterator<Item = Self> {
+        let fronts = [(false, false), (false, true), (true, false), (true, true)];
+        let counts =
+            move |(node, local)| (1..=PICKS_READY).map(move |count| Self { node, local, count });
+        fronts.into_iter().flat_map(counts)
+    }
+
+    pub(crate) fn is_ready(self) -> bool {
+        self.count <= PICKS_READY
+    }
+
     pub(crate) fn chain(self) -> String {
         format!("pick-{}-{}-{}", front_name(self.node), list_name(self.local), self.count)
     }

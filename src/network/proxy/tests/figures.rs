@@ -15,7 +15,8 @@ fn a_change_costs_the_same_among_many() {
         println!("{figure:?}");
     }
     assert_eq!(figures[0].change_bytes, figures[1].change_bytes);
-    assert!(figures[1].full_bytes > figures[0].full_bytes * 10);
+    assert_eq!(figures[0].scale_bytes, figures[1].scale_bytes);
+    assert!(figures[1].full_bytes > figures[0].full_bytes * 5);
 }
 
 /// Prints the figures of 10, 1,000 and 10,000 Services.
