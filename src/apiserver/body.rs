@@ -133,25 +133,36 @@ pub(crate) fn object(
 
 /// Removes unknown fields; a wrong type is an error.
 pub(crate) fn prune(
-    (group, version, kind): (&str, &str, &str),
+    kind: (&str, &str, &str),
     value: &mut Value,
     duplicates: Vec<String>,
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    let as_kind = |why: String| {
+    prune_as_is(kind, value, duplicates, validation, warnings).map_err(|why| {
+        let (group, version, kind) = kind;
         let api_version = api_version(group, version);
         Status::bad_request(format!(
             "{kind} in version {api_version:?} cannot be handled as a {kind}: {why}"
         ))
-    };
+    })
+}
+
+/// As [`prune`], with just the reason of a failure.
+pub(crate) fn prune_as_is(
+    (group, version, kind): (&str, &str, &str),
+    value: &mut Value,
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> std::result::Result<(), String> {
     let mut findings = duplicates;
     if let Some(ty) = schema::builtin(group, version, kind) {
-        findings.extend(schema::prune(ty, value).map_err(|e| as_kind(e.to_string()))?);
+        findings.extend(schema::prune(ty, value).map_err(|e| e.to_string())?);
     }
     match validation {
         FieldValidation::Strict if !findings.is_empty() => {
-            Err(as_kind(format!("strict decoding error: {}", findings.join(", "))))
+            Err(format!("strict decoding error: {}", findings.join(", ")))
         }
         FieldValidation::Warn => {
             warnings.extend(findings);

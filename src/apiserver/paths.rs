@@ -9,6 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+const JWKS: HeaderValue = HeaderValue::from_static("application/jwk-set+json");
 pub(crate) const GIT_VERSION: &str = concat!("v1.36.0+copepod", env!("CARGO_PKG_VERSION"));
 
 pub(crate) async fn answer(
@@ -37,13 +38,30 @@ pub(crate) async fn answer(
         ["openapi", "v3", "apis", group, version] => {
             return server.openapi.v3(group, version, headers);
         }
-        ["openid", "v1", "jwks"] => Some(server.config.service_account_keys.jwks()),
+        [".well-known", "openid-configuration"] => Some(issuer(server)),
+        ["openid", "v1", "jwks"] => {
+            let keys = server.config.service_account_keys.jwks().to_string();
+            let mut response = json_response(StatusCode::OK, keys);
+            response.headers_mut().insert(CONTENT_TYPE, JWKS);
+            return response;
+        }
         _ => None,
     };
     match found {
         Some(value) => json_response(StatusCode::OK, value.to_string()),
         None => status_response(&Status::no_such_resource()),
     }
+}
+
+/// How others check service-account tokens.
+fn issuer(server: &ApiServer) -> Value {
+    json!({
+        "issuer": server.config.service_account_keys.issuer(),
+        "jwks_uri": format!("https://{}/openid/v1/jwks", server.config.advertise),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    })
 }
 
 fn version() -> Value {

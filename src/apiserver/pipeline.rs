@@ -127,7 +127,7 @@ impl ApiServer {
             query: &asked.query,
             headers: &asked.parts.headers,
             form,
-            warnings: Vec::new(),
+            warnings: deprecations(res),
         };
         let result = match body::read(body, cx.headers, self.config.limits.body_bytes).await {
             Ok(bytes) => run(&mut cx, bytes).await,
@@ -176,6 +176,17 @@ async fn authorize(server: &ApiServer, user: &User, asked: &Asked) -> Result<()>
         server.require(user, &Access::Resource(access)).await?;
     }
     Ok(())
+}
+
+/// What clients are told about kinds that will go.
+fn deprecations(res: &Resource) -> Vec<String> {
+    match res.kind {
+        "Endpoints" => vec![
+            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
+                .to_owned(),
+        ],
+        _ => Vec::new(),
+    }
 }
 
 /// The answer to HEAD: HTTP/2 takes a body there for a broken stream.

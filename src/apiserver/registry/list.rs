@@ -4,7 +4,7 @@ use super::{Context, store_error};
 use crate::answer::{Answer, List, Result};
 use crate::request::Query;
 use crate::select::Selection;
-use api::{Resource, Status};
+use api::{FieldError, Resource, Status};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use store::{Entry, ListOptions, Revision};
 
 /// Entries read at a time while a selective list looks for enough matches.
 const SCAN_PAGE: usize = 500;
+pub(super) const MATCH: &str = "resourceVersionMatch";
 const TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.";
 
 pub(super) async fn list(cx: &Context<'_>) -> Result<Answer> {
@@ -29,20 +30,27 @@ pub(super) async fn list(cx: &Context<'_>) -> Result<Answer> {
     Ok(Answer::List(found))
 }
 
+/// The refusal of parameters that contradict each other.
+pub(super) fn invalid_options(error: FieldError) -> Status {
+    Status::invalid_in("meta.k8s.io", "ListOptions", "", &[error])
+}
+
 /// Where to go on, and at which revision.
 fn position(query: &Query, res: &Resource) -> Result<(Option<String>, Option<Revision>)> {
     let exact = match (query.get("resourceVersionMatch"), query.get("resourceVersion")) {
         (None | Some("NotOlderThan"), _) => None,
         (Some(_), None) => {
-            return Err(Status::bad_request(
-                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-            ));
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            return Err(invalid_options(FieldError::forbidden(MATCH, why)));
+        }
+        (Some("Exact"), Some("0")) => {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            return Err(invalid_options(FieldError::forbidden(MATCH, why)));
         }
         (Some("Exact"), Some(_)) => asked_revision(query)?,
         (Some(other), _) => {
-            return Err(Status::bad_request(format!(
-                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-            )));
+            let supported = &["Exact", "NotOlderThan"];
+            return Err(invalid_options(FieldError::not_supported(MATCH, other, supported)));
         }
     };
     match query.get("continue") {

@@ -4,7 +4,7 @@ use super::{Change, Context, modify};
 use crate::answer::{Answer, Result};
 use crate::body::{self, FieldValidation};
 use crate::object;
-use api::{Resource, Status};
+use api::{FieldError, Resource, Status};
 use http::{HeaderMap, StatusCode};
 use schema::PatchError;
 use serde_json::Value;
@@ -43,7 +43,9 @@ pub(super) async fn patch(cx: &mut Context<'_>, bytes: &[u8]) -> Result<Answer> 
         let kind = (res.group, res.version, res.kind);
         patch.apply(kind, &mut new)?;
         body::check_kind(kind, &mut new)?;
-        body::prune(kind, &mut new, Vec::new(), validation, &mut warnings)?;
+        let unpruned = new.clone();
+        body::prune_as_is(kind, &mut new, Vec::new(), validation, &mut warnings)
+            .map_err(|why| unreadable(&unpruned, &why))?;
         body::check_names(res, target, &mut new, false)?;
         if object::storage_form(res) != res {
             schema::event_to_core(&mut new);
@@ -53,6 +55,12 @@ pub(super) async fn patch(cx: &mut Context<'_>, bytes: &[u8]) -> Result<Answer> 
     .await?;
     cx.warnings.append(&mut warnings);
     Ok(Answer::Object { code: StatusCode::OK, bytes })
+}
+
+/// The refusal of a patch whose outcome is no object of the kind.
+fn unreadable(patched: &Value, why: &str) -> Status {
+    let error = FieldError::invalid("patch", patched.to_string(), why);
+    Status::invalid_in("", "", "", &[error])
 }
 
 /// The object in the form of the group it is patched through.

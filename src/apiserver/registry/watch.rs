@@ -3,13 +3,13 @@
 //! Nothing is sent ahead of the client: the next events are taken from the store when the connection wants more, so a
 //! slow client holds one chunk here and falls out of the store's bounded history instead of filling memory.
 
-use super::list::{asked_revision, number, range};
+use super::list::{MATCH, asked_revision, invalid_options, number, range};
 use super::{Context, store_error};
 use crate::answer::{self, Answer, Form, Result};
 use crate::request::Query;
 use crate::select::Selection;
 use crate::{ApiServer, BoxError, object};
-use api::{Resource, Status};
+use api::{FieldError, Resource, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body::Frame;
@@ -150,27 +150,21 @@ fn write_event(chunk: &mut BytesMut, kind: &str, object: &[u8]) {
 impl Wish {
     fn read(query: &Query) -> Result<Self> {
         let after = asked_revision(query)?.filter(|v| *v > 0);
-        let invalid = |text: &str| {
-            Err(Status::bad_request(format!("ListOptions.meta.k8s.io \"\" is invalid: {text}")))
-        };
+        let invalid = |error: FieldError| Err(invalid_options(error));
         let send_initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
         let matching = query.get("resourceVersionMatch");
         match (send_initial, matching) {
             (Some(_), Some("NotOlderThan")) | (None, None) => {}
             (Some(_), None) => {
-                return invalid(
-                    "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                );
+                let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+                return invalid(FieldError::forbidden(MATCH, why));
             }
             (Some(_), Some(other)) => {
-                return invalid(&format!(
-                    "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"NotOlderThan\""
-                ));
+                return invalid(FieldError::not_supported(MATCH, other, &["NotOlderThan"]));
             }
             (None, Some(_)) => {
-                return invalid(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                );
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                return invalid(FieldError::forbidden(MATCH, why));
             }
         }
         let seconds = match number(query, "timeoutSeconds")?.filter(|n| *n > 0) {

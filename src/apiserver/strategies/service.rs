@@ -6,12 +6,15 @@ use crate::{ApiServer, object};
 use api::{FieldError, Resource, Status};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use store::ListOptions;
 use tokio::sync::OwnedMutexGuard;
 
 use super::copy;
+
+/// Namespace and name of the Service of the cluster's name server.
+const DNS_SERVICE: (&str, &str) = ("kube-system", "kube-dns");
 
 /// Held until the Service is stored, so that two of them do not get the same address.
 pub(crate) type AllocationGuard = Option<OwnedMutexGuard<()>>;
@@ -131,8 +134,9 @@ pub(super) async fn admit(
         return Ok(None);
     }
     let guard = server.allocations.clone().lock_owned().await;
-    let taken = taken(server, res, value).await?;
-    let mut errors = Vec::new();
+    let mut taken = taken(server, res, value).await?;
+    keep_for_dns(server.config.cluster_dns, &mut taken, old, value);
+    let mut errors = check_families(value);
     allocate_address(server.network, &taken, value, &mut errors)?;
     if exposes(kind(value)) {
         allocate_ports(&server.config.node_ports, &taken, value, &mut errors)?;
@@ -142,6 +146,39 @@ pub(super) async fn admit(
     } else {
         Err(Status::invalid(res, object::name(value), &errors))
     }
+}
+
+/// The address of the name server is taken for every Service but its own, and those that have it already.
+fn keep_for_dns(dns: Option<IpAddr>, taken: &mut Taken, old: Option<&Value>, value: &Value) {
+    let Some(IpAddr::V4(dns)) = dns else { return };
+    let own = (object::namespace(value), object::name(value)) == DNS_SERVICE;
+    let has = |service: &Value| object::text(service, &["spec", "clusterIP"]) == dns.to_string();
+    if !own && !old.is_some_and(has) {
+        taken.ips.insert(dns);
+    }
+}
+
+/// What a cluster with one family of addresses cannot give.
+fn check_families(value: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let spec = &value["spec"];
+    // Endpoints that people write themselves may be of any family.
+    if object::text(spec, &["clusterIP"]) == "None"
+        && spec.get("selector").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
+    {
+        return errors;
+    }
+    if object::text(spec, &["ipFamilyPolicy"]) == "RequireDualStack" {
+        let why = "this cluster is not configured for dual-stack services";
+        errors.push(FieldError::invalid("spec.ipFamilyPolicy", "RequireDualStack", why));
+    }
+    for (index, family) in object::strings(spec.get("ipFamilies")).into_iter().enumerate() {
+        if family == "IPv6" {
+            let field = format!("spec.ipFamilies[{index}]");
+            errors.push(FieldError::invalid(field, family, "not configured on this cluster"));
+        }
+    }
+    errors
 }
 
 fn kind(service: &Value) -> &str {

@@ -121,7 +121,7 @@ async fn initial_events_end_with_a_bookmark() {
     assert_eq!(stream.names(1).await, ["ADDED b"]);
     let (code, status) =
         ask(&server, "GET", &format!("{MAPS}?watch=1&sendInitialEvents=true"), "").await;
-    assert_eq!(code, 400, "{status}");
+    assert_eq!(code, 422, "{status}");
 }
 
 #[tokio::test]
