@@ -37,18 +37,14 @@ pub struct NewBootstrapToken {
 }
 
 /// A token as its Secret tells of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct BootstrapRecord {
     pub id: String,
-    #[serde(skip)]
     secret: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// In RFC 3339; `None` if it never expires.
     pub expires: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub usages: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
 }
 
@@ -77,6 +73,11 @@ impl BootstrapRecord {
             groups: groups.split(',').filter(|g| !g.is_empty()).map(str::to_owned).collect(),
             id,
         })
+    }
+
+    /// The whole token, `<id>.<secret>`.
+    pub fn token(&self) -> String {
+        format!("{}.{}", self.id, self.secret)
     }
 
     /// Seconds the token has left; `None` if it never expires. One whose time cannot be read has none left.

@@ -1,3 +1,8 @@
 //! Tables of the pure parts, then both halves against each other over loopback.
 
-mod pure;
+mod balancer;
+mod failures;
+mod joining;
+mod rights;
+mod stage;
+mod tokens;

@@ -42,3 +42,8 @@ pub fn write_kubeconfig(
     }
     files::write(path, kubeconfig(server, authority_pem, credentials).as_bytes(), mode)
 }
+
+/// The bytes of base64 text, as kubeconfigs hold them.
+pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
+}

@@ -24,7 +24,7 @@ pub use ensure::{LEAF_SECONDS, ServerNames, ServerPki, ensure};
 pub use facts::Facts;
 pub use files::{make_directory, read_private, write_private, write_public};
 pub use join::{BootstrapToken, JoinSecret, JoinToken, ensure_token, write_token};
-pub use kubeconfig::{Credentials, kubeconfig, write_kubeconfig};
+pub use kubeconfig::{Credentials, decode_base64, kubeconfig, write_kubeconfig};
 pub use password::{hash_password, password_matches, sha256_hex};
 pub use service_account::{Bound, Claims, KubernetesClaims, ServiceAccountKeys};
 pub use tls::{

@@ -21,6 +21,8 @@ use crate::wire;
 /// How long a handshake, and then an answer, may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may take to tell why it failed.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A question to the supervisor.
 pub(crate) struct Question {
@@ -104,15 +106,22 @@ async fn exchange(
         let body = collected.map_err(|error| failure_of(&*error))?.to_bytes();
         Ok(Reply { code: parts.status.as_u16(), headers: parts.headers, body })
     };
-    tokio::pin!(answer);
-    tokio::select! {
+    tokio::pin!(answer, connection);
+    let answered = tokio::select! {
         biased;
-        answer = &mut answer => answer,
-        ended = connection => match ended {
-            Ok(()) => answer.await,
-            Err(error) => Err(failed(error)),
+        answered = &mut answer => answered,
+        ended = &mut connection => match ended {
+            Ok(()) => return answer.await,
+            Err(error) => return Err(failed(error)),
         },
+    };
+    // Why a connection ended, the connection knows better than the request on it.
+    if answered.is_err()
+        && let Ok(Err(error)) = tokio::time::timeout(LAST_WORDS, connection).await
+    {
+        return Err(failed(error));
     }
+    answered
 }
 
 /// What an error of TLS or HTTP means for a node.

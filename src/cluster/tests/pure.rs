@@ -1,1 +1,0 @@
-//! Tokens, rights, refusals, balancing, addresses: pure.
