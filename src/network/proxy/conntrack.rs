@@ -1,5 +1,5 @@
-//! Connection tracking: forgets where datagrams of a flow went when that answers no more. A flow of UDP has no end, so its
-//! sender would be led to the old place for as long as it goes on.
+//! Connection tracking: forgets where datagrams of a flow went when that answers no more. A flow of UDP has no end, so
+//! its sender would be led to the old place for as long as it goes on.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::engine::Engine;
 use super::health::Health;
 use super::kernel::{Error, Kernel};
-use super::{Config, Node};
+use super::{Config, Node, route, settings};
 use crate::Inputs;
 use crate::inputs::{Node as NodeObject, Pod, Service, Slice};
 use crate::nft::Family;
@@ -32,8 +32,9 @@ pub async fn run(inputs: Inputs, config: Config, mut stopped: watch::Receiver<bo
             return drop(stopped.wait_for(|stopped| *stopped).await);
         }
     };
-    quiet_redirects(&config.bridge);
-    super::route::ensure(config.service_cidr).await;
+    settings::quiet_redirects(&config.bridge);
+    settings::reserve_ports(&config.node_ports);
+    route::ensure(config.service_cidr).await;
     let mut follower = Follower::new(&inputs, config, kernel);
     let asked = tokio::select! {
         // Whatever ends the sender ends this too.
@@ -196,17 +197,5 @@ fn warn_of_other_families(key: &client::Key, old: Option<&Service>, new: Option<
     if let Some(address) = after.filter(|_| before != after) {
         let (namespace, name) = (&key.0, &key.1);
         tracing::warn!(namespace, name, %address, "IPv6 addresses of Services are not routed on this node");
-    }
-}
-
-/// The node must not tell pods of one bridge to talk to each other directly: answers have to pass its translation.
-fn quiet_redirects(bridge: &str) {
-    for link in ["all", "default", bridge] {
-        let path = format!("/proc/sys/net/ipv4/conf/{link}/send_redirects");
-        if let Err(error) = std::fs::write(&path, "0")
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path, %error, "failed to switch redirects off");
-        }
     }
 }

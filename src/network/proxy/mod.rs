@@ -2,8 +2,8 @@
 //!
 //! The caches ([`Inputs`]) feed the [`engine`], which plans a fragment of the ruleset for each Service (`plan`, with
 //! `select` for its endpoints and `chains` for rules), merges the fragments (`state`), and gives out differences
-//! (`transaction`). `kernel` sends them, and forgets stale flows of UDP (`conntrack`); `follow` is the loop around all
-//! that. Start reading at `values`, which says what the ruleset looks like.
+//! (`transaction`). `kernel` sends them, and forgets stale flows of UDP (`conntrack`); `follow` is the loop around it
+//! all. Start reading at `values`, which says what the ruleset looks like.
 //!
 //! The proxy knows nothing of how pods of other nodes are reached. Cluster DNS is served by this process at an address of
 //! this node, so its packets are left alone.
@@ -18,6 +18,7 @@ mod measure;
 mod plan;
 mod route;
 mod select;
+mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -39,13 +40,13 @@ pub use measure::{Figures, measure};
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node_name: String,
-    /// The node's addresses as configured; those in its Node object are used too.
+    /// The node's addresses as long as its Node object has none.
     pub node_ips: Vec<IpAddr>,
     /// The addresses of all pods. What comes from elsewhere is masqueraded.
     pub cluster_cidr: Range,
     /// The addresses of all Services.
     pub service_cidr: Range,
-    /// The ports that Services may have on nodes.
+    /// The ports that Services may have on nodes: the node takes none of them for connections of its own.
     pub node_ports: RangeInclusive<u16>,
     /// The address of cluster DNS, which this process serves: packets for it stay here.
     pub cluster_dns: IpAddr,
@@ -86,7 +87,9 @@ impl Node {
     pub(crate) fn with(config: &Config, object: Option<&crate::inputs::Node>) -> Self {
         let mut node = Self::new(config);
         if let Some(object) = object {
-            node.addresses.extend(object.addresses.iter().copied());
+            if !object.addresses.is_empty() {
+                node.addresses = object.addresses.iter().copied().collect();
+            }
             node.zone = object.zone.clone();
         }
         node

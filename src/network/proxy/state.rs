@@ -116,7 +116,8 @@ impl State {
             (Err(at), true) => {
                 holders.insert(at, owner.clone());
                 if holders.len() > 1 && matches!(key, Key::Service(_) | Key::HostPort(_)) {
-                    tracing::warn!(?key, first = ?holders[0], ?owner, "an address and port is asked for twice, the first has it");
+                    let first = &holders[0];
+                    tracing::warn!(?key, ?first, ?owner, "asked for twice, the first has it");
                 }
             }
             (Ok(at), false) => {

@@ -9,4 +9,5 @@ mod pods;
 mod policies;
 mod refusals;
 mod restarts;
+mod settings;
 mod world;

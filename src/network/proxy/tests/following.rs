@@ -114,6 +114,7 @@ fn changes_of_the_api_reach_the_kernel() {
             ip("addr add 192.0.2.77/24 dev up0");
             api.change("nodes", node("3", "192.0.2.77")).await;
             eventually(|| answers("192.0.2.77:30080", "pod1")).await;
+            assert!(!answers("192.0.2.1:30080", "pod1"), "the node has moved");
 
             let health = || std::net::TcpStream::connect("127.0.0.1:30099").is_ok();
             eventually(health).await;
