@@ -53,6 +53,8 @@ impl Member {
         let talk =
             Talk { balancer: &self.balancer, server_ca: &self.server_ca, node: &node, proof };
         let (client, life) = talk.certificate(Role::Client, &self.files.key(Role::Client)?).await?;
+        // The other certificate is for another key, which only a valid certificate may ask for.
+        let talk = Talk { proof: Proof::Certificate(&client), ..talk };
         let (serving, _) = talk.certificate(Role::Serving, &self.files.key(Role::Serving)?).await?;
         self.files.save_certificate(Role::Client, &client)?;
         self.files.save_certificate(Role::Serving, &serving)?;

@@ -72,7 +72,9 @@ pub(crate) fn allowed(caller: &Caller, endpoint: Endpoint, node: &str) -> Result
         (Token, _) => false,
         (Connect, Node(_)) => true,
         (Connect, _) => false,
-        (ServingCertificate | ClientCertificate, Node(name) | Lapsed(name)) => name == node,
+        (ServingCertificate | ClientCertificate, Node(name)) => name == node,
+        // It proves the key of this one alone.
+        (ClientCertificate, Lapsed(name)) => name == node,
         (ServingCertificate | ClientCertificate, Administrator) => false,
         (_, Lapsed(_)) => false,
         (_, Server | Agent | Bootstrapper | Node(_) | Administrator) => true,
