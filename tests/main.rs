@@ -2,9 +2,14 @@
 //! `COPEPOD_BIN` names the binary, `KUBECTL` the client; `make test-node` sets both.
 
 mod input;
+mod join;
 mod lab;
+mod network;
 mod node;
+mod offline;
+mod nodes;
 mod openapi;
+mod portforward;
 mod rbac;
 mod registry;
 mod restart;
