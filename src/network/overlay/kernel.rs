@@ -13,7 +13,7 @@ use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan, RouteMessageBuilder};
 
 use super::addressing::{Family, Mac, Prefix};
@@ -168,7 +168,10 @@ impl Kernel {
                 add.execute().await.map_err(fail("set the route to", &range.to_string()))
             }
             Operation::RemoveRoute(range, route) => {
-                let message = self.route(*range, *route).await?;
+                let mut message = self.route(*range, *route).await?;
+                // Whoever made it: what leads through the tunnel is ours.
+                message.header.protocol = RouteProtocol::Unspec;
+                message.header.scope = RouteScope::NoWhere;
                 let done = self.handle.route().del(message).execute().await;
                 gone(done).map_err(fail("remove the route to", &range.to_string()))
             }

@@ -298,16 +298,19 @@ impl Node {
         let routes =
             routes.lines().filter(|line| line.starts_with("10.42.") && line.contains("via"));
         let mut all: Vec<String> = routes.map(|line| line.trim().to_owned()).collect();
-        if self.namespace.ip("-o link show").contains("flannel.1") {
-            let neighbours = self.namespace.ip("neigh show dev flannel.1");
-            all.extend(neighbours.lines().map(|line| line.trim().to_owned()));
-            let ends = self.namespace.run(|| {
-                let command = std::process::Command::new("bridge")
-                    .args(["fdb", "show", "dev", "flannel.1"])
-                    .output();
-                String::from_utf8(command.unwrap().stdout).unwrap()
+        // The link may go at any moment, and its entries with it.
+        let listed = |program: &str, arguments: &str| {
+            let output = self.namespace.run(|| {
+                std::process::Command::new(program).args(arguments.split(' ')).output().unwrap()
             });
-            all.extend(ends.lines().map(|line| line.trim().to_owned()));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        for (program, arguments) in
+            [("ip", "neigh show dev flannel.1"), ("bridge", "fdb show dev flannel.1")]
+        {
+            let text = listed(program, arguments);
+            let lines = text.lines().filter(|line| line.to_lowercase().contains("permanent"));
+            all.extend(lines.map(|line| line.trim().to_owned()));
         }
         all
     }
