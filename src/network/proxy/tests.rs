@@ -5,6 +5,7 @@ mod affinity;
 mod cases;
 mod figures;
 mod following;
+mod model;
 mod pods;
 mod policies;
 mod refusals;
