@@ -13,6 +13,7 @@ use crate::container_spec;
 use crate::context::Context;
 use crate::hooks;
 use crate::netfiles;
+use crate::resolver;
 use crate::status::container_id;
 use crate::volumes::place;
 use crate::worker::{EventNote, Failure, Input, StopPlan};
@@ -110,7 +111,7 @@ pub(crate) async fn write_files(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> Res
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let hostname = netfiles::hostname(&spec, name, &ctx.config.node_name);
     let ips = ips.to_vec();
-    let work = move || -> Result<(), String> {
+    let work = move || -> Result<Vec<String>, String> {
         let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
         let hosts = if spec.host_network == Some(true) {
             netfiles::host_network_hosts(&spec, &read(&host_hosts))
@@ -118,7 +119,8 @@ pub(crate) async fn write_files(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> Res
             let domain = netfiles::pod_domain(&spec, &namespace, &dns);
             netfiles::hosts(&spec, &ips, &hostname, domain.as_deref())
         };
-        let resolv = netfiles::resolv_conf(&spec, &namespace, &read(&host_resolv), &dns);
+        let (resolv, left_out) =
+            resolver::resolv_conf(&spec, &namespace, &read(&host_resolv), &dns);
         let pod_directory = paths.pod(&uid);
         place::make_directory(&pod_directory, 0o750)
             .map_err(|e| format!("cannot make {}: {e}", pod_directory.display()))?;
@@ -130,9 +132,13 @@ pub(crate) async fn write_files(ctx: &Context, pod: &Pod, ips: &[IpAddr]) -> Res
             write_public(&path, &text)
                 .map_err(|e| format!("cannot write {}: {e}", path.display()))?;
         }
-        Ok(())
+        Ok(left_out)
     };
-    tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())?
+    let left_out = tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())??;
+    for text in left_out {
+        ctx.event(pod, EventNote::warning("DNSConfigForming", text));
+    }
+    Ok(())
 }
 
 /// Containers of any user read these files, so the umask must not matter.

@@ -1,11 +1,9 @@
-//! The text of a pod's /etc/hosts, /etc/hostname and /etc/resolv.conf.
+//! The text of a pod's /etc/hosts and /etc/hostname.
 
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-const NAMESERVERS_MAX: usize = 3;
-const SEARCHES_MAX: usize = 32;
 const HOSTNAME_MAX: usize = 63;
 
 const HOSTS_HEAD: &str = "# Kubernetes-managed hosts file.\n\
@@ -76,89 +74,6 @@ fn aliases(spec: &PodSpec) -> String {
     for alias in list {
         let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
         text.push_str(&format!("{}\t{names}\n", alias.ip));
-    }
-    text
-}
-
-/// A parsed resolv.conf.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Resolver {
-    nameservers: Vec<String>,
-    searches: Vec<String>,
-    options: Vec<String>,
-}
-
-/// The pod's resolv.conf by `dnsPolicy`, with `dnsConfig` on top.
-pub(crate) fn resolv_conf(spec: &PodSpec, namespace: &str, host: &str, dns: &ClusterDns) -> String {
-    let host_network = spec.host_network == Some(true);
-    let mut resolver = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
-        "None" => Resolver::default(),
-        "ClusterFirst" if !host_network && !dns.servers.is_empty() => cluster(namespace, host, dns),
-        "ClusterFirstWithHostNet" if !dns.servers.is_empty() => cluster(namespace, host, dns),
-        _ => parse(host),
-    };
-    if let Some(config) = &spec.dns_config {
-        append(&mut resolver.nameservers, config.nameservers.iter().flatten());
-        append(&mut resolver.searches, config.searches.iter().flatten());
-        for option in config.options.iter().flatten() {
-            let name = option.name.clone().unwrap_or_default();
-            resolver.options.retain(|o| o.split(':').next() != Some(name.as_str()));
-            resolver.options.push(match option.value.as_deref() {
-                Some(value) if !value.is_empty() => format!("{name}:{value}"),
-                _ => name,
-            });
-        }
-    }
-    render(&resolver)
-}
-
-fn cluster(namespace: &str, host: &str, dns: &ClusterDns) -> Resolver {
-    let domain = &dns.domain;
-    let mut searches =
-        vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
-    append(&mut searches, parse(host).searches.iter());
-    Resolver {
-        nameservers: dns.servers.iter().map(IpAddr::to_string).collect(),
-        searches,
-        options: vec!["ndots:5".to_owned()],
-    }
-}
-
-fn append<'a>(list: &mut Vec<String>, more: impl Iterator<Item = &'a String>) {
-    for item in more {
-        if !list.contains(item) {
-            list.push(item.clone());
-        }
-    }
-}
-
-fn parse(text: &str) -> Resolver {
-    let mut resolver = Resolver::default();
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let rest =
-            |words: std::str::SplitWhitespace<'_>| words.map(str::to_owned).collect::<Vec<_>>();
-        match words.next() {
-            Some("nameserver") => resolver.nameservers.extend(words.next().map(str::to_owned)),
-            Some("search") => resolver.searches = rest(words),
-            Some("options") => resolver.options = rest(words),
-            _ => {}
-        }
-    }
-    resolver
-}
-
-fn render(resolver: &Resolver) -> String {
-    let mut text = String::new();
-    let searches = &resolver.searches[..resolver.searches.len().min(SEARCHES_MAX)];
-    if !searches.is_empty() {
-        text.push_str(&format!("search {}\n", searches.join(" ")));
-    }
-    for server in resolver.nameservers.iter().take(NAMESERVERS_MAX) {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    if !resolver.options.is_empty() {
-        text.push_str(&format!("options {}\n", resolver.options.join(" ")));
     }
     text
 }

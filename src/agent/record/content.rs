@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::env::Objects;
+use crate::restart;
 
 /// The node as the API server had it last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,9 +145,9 @@ impl Decisive {
 fn for_good(pod: &Pod, status: &ContainerStatus) -> Option<(String, i32)> {
     let code = status.state.as_ref()?.terminated.as_ref()?.exit_code;
     let spec = pod.spec.as_ref()?;
-    let mut containers = crate::resources::containers(spec);
-    let own = containers.find(|c| c.name == status.name)?.restart_policy.as_deref();
-    let policy = own.or(spec.restart_policy.as_deref()).unwrap_or("Always");
-    let again = policy == "Always" || (policy == "OnFailure" && code != 0);
+    let init = spec.init_containers.iter().flatten().any(|c| c.name == status.name);
+    let container = crate::resources::containers(spec).find(|c| c.name == status.name)?;
+    let init = init && container.restart_policy.as_deref() != Some("Always");
+    let again = restart::again(container, spec.restart_policy.as_deref(), init, code);
     (!again).then(|| (status.name.clone(), code))
 }

@@ -215,7 +215,7 @@ fn network_files_are_upstreams() {
         ClusterDns { servers: vec![IpAddr::from([10, 43, 0, 10])], domain: "cluster.local".into() };
     let host = "# by dhcp\nnameserver 1.1.1.1\nsearch lan home\noptions timeout:1\n";
     let spec = |value| -> PodSpec { typed(value) };
-    let resolv = |value| netfiles::resolv_conf(&spec(value), "shop", host, &dns);
+    let resolv = |value| crate::resolver::resolv_conf(&spec(value), "shop", host, &dns).0;
     assert_eq!(
         resolv(json!({"containers": []})),
         "search shop.svc.cluster.local svc.cluster.local cluster.local lan home\nnameserver 10.43.0.10\noptions ndots:5\n"

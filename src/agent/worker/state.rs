@@ -12,6 +12,7 @@ use super::probes::{Counters, ProbeKind};
 use super::types::{Effect, ImageRef, Input, Known, Termination};
 use crate::backoff::BackOff;
 use crate::clock::Now;
+use crate::restart;
 
 /// A pod on this node.
 #[derive(Debug)]
@@ -239,15 +240,6 @@ impl PodState {
         format!("{}_{}({})", self.name(), self.namespace(), self.uid())
     }
 
-    pub(super) fn restart_policy<'a>(&'a self, container: &Container) -> &'a str {
-        if container.role == Role::Sidecar {
-            return "Always";
-        }
-        let own = self.spec_of(&container.name).and_then(|c| c.restart_policy.as_deref());
-        let pods = self.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
-        own.or(pods).unwrap_or("Always")
-    }
-
     /// Something is under way that will soon change how the pod looks.
     pub(crate) fn starting(&self) -> bool {
         let busy = |step: &Step| matches!(step, Step::Busy { .. });
@@ -263,11 +255,10 @@ impl PodState {
         if container.redo {
             return true;
         }
-        match (self.restart_policy(container), container.role) {
-            ("Never", _) => false,
-            ("OnFailure", _) | (_, Role::Init) => exit.exit_code != 0,
-            _ => true,
-        }
+        let pods = self.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
+        self.spec_of(&container.name).is_some_and(|spec| {
+            restart::again(spec, pods, container.role == Role::Init, exit.exit_code)
+        })
     }
 
     /// An init container failed for good, so the containers will never start.

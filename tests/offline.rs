@@ -1,0 +1,204 @@
+//! A node without its server: a lost link, a restarted agent, a restarted machine, and what happens when the server is back.
+
+use std::fs;
+use std::path::PathBuf;
+
+use testkit::{Fault, Lab, Machine};
+
+const WORK: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: look}
+data: {color: blue}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: keys}
+stringData: {password: hunter2}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: job}
+spec:
+  nodeName: edge
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: busybox:1.0
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, 'echo job-marker']
+"#;
+
+/// A pod that says what it was given and stays. It tolerates nothing for long.
+fn pod(name: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  nodeName: edge
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox:1.0
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, ': {name}-marker; echo "$PASSWORD $(cat /look/color) $DB_SERVICE_PORT"; while true; do usleep 300000; done']
+    env:
+    - name: PASSWORD
+      valueFrom: {{secretKeyRef: {{name: keys, key: password}}}}
+    volumeMounts:
+    - {{name: look, mountPath: /look}}
+  volumes:
+  - name: look
+    configMap: {{name: look}}
+"#
+    )
+}
+
+fn wait_ready(server: &Machine, what: &str) {
+    server.wait(&format!("{what} is Ready"), |m| {
+        m.kubectl(&["wait", "--for=condition=Ready", "--timeout=5s", what]).is_ok()
+    });
+}
+
+/// A server and the node `edge`, with work on it.
+fn start(pods: &[&str]) -> (Lab, Machine, Machine) {
+    let mut lab = Lab::default();
+    let (mut server, mut edge) = (lab.machine("server"), lab.machine("edge"));
+    let grace = "node-monitor-grace-period=10s";
+    server.start(&["--kube-controller-manager-arg", grace]);
+    edge.spawn_agent(&server, &[]);
+    wait_ready(&server, "node/edge");
+    server.apply(WORK).expect("objects");
+    for name in pods {
+        server.apply(&pod(name)).expect("a pod");
+        wait_ready(&server, &format!("pod/{name}"));
+    }
+    server.ok(&["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/job", "--timeout=60s"]);
+    (lab, server, edge)
+}
+
+/// What identifies the pod and its container, and how often it was restarted.
+fn identity(server: &Machine, pod: &str) -> [String; 3] {
+    let fields = [
+        "{.metadata.uid}",
+        "{.status.containerStatuses[0].containerID}",
+        "{.status.containerStatuses[0].restartCount}",
+    ];
+    fields.map(|f| server.ok(&["get", "pod", pod, "-o", &format!("jsonpath={f}")]))
+}
+
+/// The files of the record of the node.
+fn record(edge: &Machine) -> Vec<PathBuf> {
+    let entries = fs::read_dir(edge.path("data/agent/record/pods")).into_iter().flatten().flatten();
+    entries.map(|e| e.path()).collect()
+}
+
+fn log_of(edge: &Machine, pod: &str, attempt: u32) -> String {
+    let folders = fs::read_dir(edge.path("data/agent/logs/pods")).into_iter().flatten().flatten();
+    let prefix = format!("default_{pod}_");
+    let folder = folders.map(|e| e.path()).find(|p| {
+        p.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+    });
+    folder
+        .and_then(|f| fs::read_to_string(f.join(format!("main/{attempt}.log"))).ok())
+        .unwrap_or_default()
+}
+
+#[test]
+fn a_machine_restarted_without_its_server_runs_its_pods() {
+    let (_lab, mut server, mut edge) = start(&["web"]);
+    let [uid, _, _] = identity(&server, "web");
+    edge.wait("both pods are recorded", |m| record(m).len() == 2);
+    for file in record(&edge) {
+        let text = String::from_utf8_lossy(&fs::read(&file).expect("a record")).into_owned();
+        assert!(!text.contains("hunter2") && !text.contains("aHVudGVyMg"), "a Secret is readable");
+    }
+    server.stop("-KILL");
+    edge.cut_power();
+    fs::write(edge.path("data/agent/record/pods/damaged"), b"rubbish").expect("a damaged file");
+    edge.power_on();
+    let url = format!("https://{}:6443", server.address());
+    edge.run_node("agent", &["--server", &url]);
+    edge.wait("the pod runs without the server", |m| m.containers_running("web-marker") == 1);
+    edge.wait("it was given everything", |m| log_of(m, "web", 1).contains("hunter2 blue 5432"));
+    assert!(edge.log().contains("record/pods/damaged"), "a damaged file is named");
+    assert_eq!(log_of(&edge, "job", 1), "", "what had ended is not run again");
+
+    server.start(&[]);
+    wait_ready(&server, "node/edge");
+    wait_ready(&server, "pod/web");
+    let running = identity(&server, "web");
+    assert_eq!((&running[0], running[2].as_str()), (&uid, "1"), "adopted by its uid");
+    let token = "test -s /var/run/secrets/kubernetes.io/serviceaccount/token";
+    server.wait("the token is there again", |m| {
+        m.kubectl(&["exec", "web", "--", "sh", "-c", token]).is_ok()
+    });
+    assert_eq!(identity(&server, "web"), running);
+    assert_eq!(edge.containers_running("web-marker"), 1);
+    let phase = server.ok(&["get", "pod", "job", "-o", "jsonpath={.status.phase}"]);
+    assert_eq!(phase, "Succeeded");
+    server.wait("the damaged file is gone", |_| record(&edge).len() == 2);
+}
+
+#[test]
+fn an_agent_restarted_without_its_server_goes_on_with_what_runs() {
+    let (_lab, mut server, mut edge) = start(&["web"]);
+    let before = identity(&server, "web");
+    edge.wait("the pod is recorded", |m| record(m).len() == 2);
+    server.stop("-KILL");
+    edge.stop("-KILL");
+    let url = format!("https://{}:6443", server.address());
+    edge.run_node("agent", &["--server", &url]);
+    edge.wait("the agent goes on with its record", |m| {
+        m.log().contains("going on with the recorded pods")
+    });
+    assert_eq!(edge.containers_running("web-marker"), 1);
+    server.start(&[]);
+    wait_ready(&server, "node/edge");
+    wait_ready(&server, "pod/web");
+    assert_eq!(identity(&server, "web"), before);
+    assert_eq!(edge.containers_running("web-marker"), 1);
+}
+
+#[test]
+fn what_changed_while_the_link_was_lost_is_made_good() {
+    let (_lab, server, edge) = start(&["stays", "leaves", "renewed"]);
+    let before = identity(&server, "stays");
+    let renewed = identity(&server, "renewed");
+    edge.fault(Some(Fault::Drop));
+    server.wait("the node is given up", |m| {
+        m.kubectl(&["wait", "--for=condition=Ready=Unknown", "node/edge", "--timeout=5s"]).is_ok()
+    });
+    for name in ["leaves", "renewed"] {
+        server.ok(&["delete", "pod", name, "--force", "--grace-period=0"]);
+    }
+    server.apply(&pod("renewed")).expect("a pod of the same name");
+    server.apply(&WORK.replace("blue", "green")).expect("a changed ConfigMap");
+    for name in ["stays", "leaves", "renewed"] {
+        assert_eq!(edge.containers_running(&format!("{name}-marker")), 1, "{name} runs on");
+    }
+    edge.fault(None);
+    wait_ready(&server, "node/edge");
+    wait_ready(&server, "pod/renewed");
+    wait_ready(&server, "pod/stays");
+    server.wait("the deleted pod has ended", |_| edge.containers_running("leaves-marker") == 0);
+    assert_eq!(identity(&server, "stays"), before, "not restarted");
+    assert_ne!(identity(&server, "renewed")[0], renewed[0]);
+    server.wait("one container of the renewed pod", |_| {
+        edge.containers_running("renewed-marker") == 1
+    });
+    server.wait("the volume shows what has changed", |m| {
+        m.kubectl(&["exec", "stays", "--", "cat", "/look/color"]).is_ok_and(|t| t.trim() == "green")
+    });
+    let metrics = server.ok(&["get", "--raw", "/api/v1/nodes/edge/proxy/metrics"]);
+    assert!(metrics.contains("kubelet_running_pods 2"), "{metrics}");
+    let settings = server.ok(&["get", "--raw", "/api/v1/nodes/edge/proxy/configz"]);
+    assert!(settings.contains("\"clusterDomain\""), "{settings}");
+}
