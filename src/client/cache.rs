@@ -90,6 +90,17 @@ impl<K: Object> Cache<K> {
             .collect()
     }
 
+    /// The objects of a namespace whose names begin so, ordered by name.
+    pub fn list_named(&self, namespace: &str, prefix: &str) -> Vec<Arc<K>> {
+        let first = (namespace.to_owned(), prefix.to_owned());
+        let objects = self.shared.read();
+        objects
+            .range(first..)
+            .take_while(|(key, _)| key.0 == namespace && key.1.starts_with(prefix))
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
     pub fn len(&self) -> usize {
         self.shared.read().len()
     }

@@ -68,14 +68,18 @@ pub(crate) async fn run(shell: Arc<Shell>, shutdown: watch::Receiver<bool>) {
     .await;
 }
 
-type Labels = BTreeMap<String, String>;
-
 /// What of a node decides about daemons.
-fn place(node: &Node) -> (Option<&Labels>, Vec<(&str, Option<&str>, &str)>) {
+#[derive(PartialEq, Eq)]
+struct Place<'a> {
+    labels: Option<&'a BTreeMap<String, String>>,
+    taints: Vec<(&'a str, Option<&'a str>, &'a str)>,
+}
+
+fn place(node: &Node) -> Place<'_> {
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
     let taints = taints.into_iter().flatten();
     let taints = taints.map(|taint| (&*taint.key, taint.value.as_deref(), &*taint.effect));
-    (node.metadata.labels.as_ref(), taints.collect())
+    Place { labels: node.metadata.labels.as_ref(), taints: taints.collect() }
 }
 
 fn owner(pod: &Pod) -> Option<Key> {

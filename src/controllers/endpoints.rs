@@ -18,6 +18,8 @@ use crate::shell::{self, Shell};
 pub(crate) use plan::{Observed, plan};
 
 const WORKERS: usize = 4;
+/// What of a long name a generated name begins with.
+const GENERATED_PREFIX_MAX: usize = 58;
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// By which a slice names its Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -92,7 +94,10 @@ async fn reconcile(shell: Arc<Shell>, key: Key) -> Result<Outcome, Error> {
             .and_then(|labels| labels.get(SERVICE_NAME))
             .is_some_and(|name| *name == key.1)
     };
-    let slices = caches.endpoint_slices.list_in(&key.0);
+    let mut prefix = format!("{}-", key.1);
+    prefix.truncate(GENERATED_PREFIX_MAX);
+    // Slices that others named are not ours to change.
+    let slices = caches.endpoint_slices.list_named(&key.0, &prefix);
     let slices = slices
         .iter()
         .filter(|slice| of_service(&slice.metadata.labels))

@@ -1,6 +1,7 @@
 //! Golden cases: `cases/<controller>/<name>.yaml` holds what is observed, then `---`, then the actions, one a line.
 //! `UPDATE=1` rewrites the second half.
 
+mod daemons;
 mod live;
 mod model;
 mod nodes;

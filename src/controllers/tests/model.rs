@@ -29,7 +29,7 @@ struct World {
     pods: BTreeMap<String, Value>,
 }
 
-fn merge(target: &mut Value, patch: &Value) {
+pub(super) fn merge(target: &mut Value, patch: &Value) {
     let (Some(target), Some(patch)) = (target.as_object_mut(), patch.as_object()) else {
         *target = patch.clone();
         return;

@@ -120,6 +120,20 @@ fn taints(node: &Node) -> Vec<String> {
     taints.map(|taint| format!("{}:{}", taint.key, taint.effect)).collect()
 }
 
+/// One that lives on n2 only, and one that leaves a silent node after a second.
+fn patient_and_hasty() -> [Value; 2] {
+    let mut patient = web(2, "nginx:1");
+    patient["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "n2"});
+    let mut hasty = web(2, "nginx:1");
+    hasty["metadata"]["name"] = json!("hasty");
+    hasty["spec"]["selector"]["matchLabels"] = json!({"app": "hasty"});
+    hasty["spec"]["template"]["metadata"]["labels"] = json!({"app": "hasty"});
+    hasty["spec"]["template"]["spec"]["tolerations"] = json!([
+        {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1},
+    ]);
+    [patient, hasty]
+}
+
 #[tokio::test]
 async fn a_silent_node_is_left_and_comes_back() {
     let mut cluster = Cluster::start_with(short).await;
@@ -129,17 +143,9 @@ async fn a_silent_node_is_left_and_comes_back() {
     let n2 = keep_alive(&cluster, "n2");
     cluster.node("n1").await;
     cluster.node("n2").await;
-    let mut patient = web(2, "nginx:1");
-    patient["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": "n2"});
-    cluster.apply::<Deployment>(patient).await;
-    let mut hasty = web(2, "nginx:1");
-    hasty["metadata"]["name"] = json!("hasty");
-    hasty["spec"]["selector"]["matchLabels"] = json!({"app": "hasty"});
-    hasty["spec"]["template"]["metadata"]["labels"] = json!({"app": "hasty"});
-    hasty["spec"]["template"]["spec"]["tolerations"] = json!([
-        {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1},
-    ]);
-    cluster.apply::<Deployment>(hasty).await;
+    for deployment in patient_and_hasty() {
+        cluster.apply::<Deployment>(deployment).await;
+    }
     eventually(&caches.deployments, "rollout", |all| {
         all.len() == 2 && all.iter().all(|one| all_available(std::slice::from_ref(one), 2))
     })
