@@ -202,3 +202,27 @@ fn what_changed_while_the_link_was_lost_is_made_good() {
     let settings = server.ok(&["get", "--raw", "/api/v1/nodes/edge/proxy/configz"]);
     assert!(settings.contains("\"clusterDomain\""), "{settings}");
 }
+
+#[test]
+fn a_restarted_agent_says_nothing_that_is_known() {
+    let mut m = Machine::ready();
+    let started = |m: &Machine| {
+        let counts = ["-A", "--field-selector", "reason=Starting", "-o", "jsonpath={.items[*].count}"];
+        let text = m.ok(&[&["get", "events"], &counts[..]].concat());
+        text.split_whitespace().filter_map(|n| n.parse::<u32>().ok()).sum::<u32>()
+    };
+    let node = |m: &Machine| m.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.resourceVersion}"]);
+    // The first report may find the images still being counted; the second agent settles that.
+    for agents in 2..=3 {
+        assert!(m.stop("-TERM").success());
+        m.start(&[]);
+        m.wait("the next agent has looked at its node", |m| started(m) == agents);
+    }
+    let before = node(&m);
+    assert!(m.stop("-TERM").success());
+    m.start(&[]);
+    m.wait("the last agent has looked at its node", |m| started(m) == 4);
+    m.ok(&["run", "probe", "--image", testkit::NAMES[0], "--restart=Never", "--", "true"]);
+    m.ok(&["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/probe", "--timeout=60s"]);
+    assert_eq!(node(&m), before, "a write of the node is a write to the disk");
+}

@@ -16,6 +16,7 @@ use super::atomic;
 use super::payload::{self, Sources};
 use super::plan::{Kind, kind};
 use crate::paths::Paths;
+use crate::resources;
 
 /// The mode of the root of a volume in a pod with an fsGroup.
 const GROUP_ROOT_MODE: u32 = 0o2777;
@@ -47,6 +48,7 @@ pub(crate) fn set_up(
     match kind(volume) {
         Kind::EmptyDir { memory, size } => {
             let directory = paths.volume(uid, EMPTY_DIR, &volume.name);
+            let size = if memory { memory_size(sources, size) } else { size };
             empty_dir(&directory, memory, size, group).map_err(io("cannot make", &directory))
         }
         Kind::HostPath(source) => host_path(&source),
@@ -66,6 +68,14 @@ pub(crate) fn set_up(
         }
         Kind::Unsupported(name) => Err(format!("volume kind {name} is not supported by this node")),
     }
+}
+
+/// A volume in memory is never larger than the node or the pod may use, whatever the volume says.
+fn memory_size(sources: &Sources<'_>, limit: Option<u64>) -> Option<u64> {
+    let own = sources.pod.spec.as_ref().and_then(|s| resources::pod_settings(s).memory_limit);
+    let bounds = [own, Some(sources.node.allocatable_memory)].into_iter().flatten();
+    let bounds = bounds.filter_map(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+    bounds.chain(limit).min()
 }
 
 fn empty_dir(
@@ -203,4 +213,40 @@ fn unmount(directory: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::env::Objects;
+    use crate::fieldref::NodeFields;
+    use crate::volumes::payload::Tokens;
+
+    #[test]
+    fn memory_is_bounded_by_volume_pod_and_node() {
+        let size = |limits: Value, limit: Option<u64>| {
+            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
+                {"name": "a", "resources": {"limits": limits}}]}}))
+            .expect("a pod");
+            let node = NodeFields {
+                node_name: "n1".into(),
+                host_ips: Vec::new(),
+                pod_ips: Vec::new(),
+                allocatable_cpu: 1000,
+                allocatable_memory: 4096,
+            };
+            let (objects, tokens) = (Objects::default(), Tokens::new());
+            memory_size(
+                &Sources { pod: &pod, objects: &objects, node: &node, tokens: &tokens },
+                limit,
+            )
+        };
+        assert_eq!(size(json!({}), None), Some(4096));
+        assert_eq!(size(json!({"memory": "1Ki"}), None), Some(1024));
+        assert_eq!(size(json!({"memory": "1Ki"}), Some(512)), Some(512));
+        assert_eq!(size(json!({"memory": "8Ki"}), Some(1 << 20)), Some(4096));
+    }
 }

@@ -1,7 +1,8 @@
 //! Starting the runtime process so that it outlives its starter.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -78,7 +79,7 @@ async fn answers(socket: &Path) -> bool {
 }
 
 fn start(program: &Program, config: &Config) -> std::io::Result<()> {
-    fs::create_dir_all(&config.state_dir)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(&config.state_dir)?;
     let log = config.state_dir.join("runtime.log");
     let full = fs::metadata(&log).is_ok_and(|metadata| metadata.len() > LOG_MAX);
     let log =

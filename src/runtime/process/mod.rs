@@ -137,6 +137,8 @@ pub fn main(config: Config) -> Result<(), Error> {
     ] {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(at("make", &dir))?;
     }
+    fs::set_permissions(&config.state_dir, Permissions::from_mode(0o700))
+        .map_err(at("protect", &config.state_dir))?;
     let state_dir = config.state_dir.canonicalize().map_err(at("resolve", &config.state_dir))?;
     let config = Config { state_dir, ..config };
     let lock = lock(&config.state_dir.join("lock"), handover.as_ref())?;
@@ -191,7 +193,7 @@ fn lock(path: &Path, handover: Option<&Handover>) -> Result<Flock<fs::File>, Err
 
 fn listen(socket: &Path) -> Result<UnixListener, Error> {
     if let Some(dir) = socket.parent() {
-        fs::create_dir_all(dir).map_err(at("make", dir))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at("make", dir))?;
     }
     // The lock says that nobody serves it.
     match fs::remove_file(socket) {
