@@ -55,7 +55,7 @@ pub(crate) async fn start(
     let (bridge, overlay) = pod_network(settings, &runtime).await?;
     let uplink = overlay.uplink.clone();
     parts.add("overlay", network::overlay::run(client.clone(), overlay, stopped.clone()));
-    let agent = start_agent(settings, client.clone(), runtime, bridge.clone()).await?;
+    let mut agent = start_agent(settings, client.clone(), runtime, bridge).await?;
     let inputs = network::Inputs::start(&client, &settings.node_name);
     match cluster_dns(&settings.shared).await {
         Ok(dns) => {
@@ -72,6 +72,7 @@ pub(crate) async fn start(
     if settings.flags.node_ip.is_none() {
         parts.add("addresses", addresses_of(uplink, told, stopped.clone()));
     }
+    agent.follow_addresses(addresses.clone());
     Ok(Started { agent, addresses })
 }
 

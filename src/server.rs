@@ -107,7 +107,8 @@ async fn serve(settings: Settings) -> Result<()> {
     let front = Arc::new(Front(supervisor.clone()));
     let config = api_config(&settings, &pki, store.clone(), dialer.clone(), front);
     let api = ApiServer::new(config).await?;
-    supervisor.set_client(client_as(&api, "system:copepod:supervisor", &["system:masters"]));
+    let own = client_as(&api, "system:copepod:supervisor", &["system:masters"]);
+    supervisor.set_client(own.clone());
     let listen = SocketAddr::new(settings.flags.bind_address, settings.flags.https_listen_port);
     let listener = tokio::net::TcpListener::bind(listen)
         .await
@@ -119,13 +120,8 @@ async fn serve(settings: Settings) -> Result<()> {
     let mut parts = Parts::default();
     let serving = api.clone();
     parts.add("API server", serving.serve(listener, tls, stopped.clone()));
-    let manager = client_as(&api, "system:kube-controller-manager", &[]);
-    let caches = Caches::start(&manager);
-    let inputs = scheduler::Inputs::shared(&caches);
-    let config = controllers_config(&settings, &pki)?;
-    parts.add("controllers", controllers::run_with(manager, caches, config, stopped.clone()));
-    let scheduler = client_as(&api, "system:kube-scheduler", &[]);
-    parts.add("scheduler", scheduler::run_with(scheduler, inputs, stopped.clone()));
+    parts.add("supervisor", cluster::upkeep(own, stopped.clone()));
+    start_controllers(&api, controllers_config(&settings, &pki)?, &mut parts, &stopped);
     info!(address = %listen, elapsed = ?begin.elapsed(), "API server is ready");
 
     let node = start_node(&settings, &api, &dialer, &mut parts, &stopped).await?;
@@ -150,6 +146,21 @@ async fn serve(settings: Settings) -> Result<()> {
         Some(part) => bail!("the {part} ended by itself"),
         None => Ok(()),
     }
+}
+
+/// Starts the controllers and the scheduler over one set of caches.
+fn start_controllers(
+    api: &Arc<ApiServer>,
+    config: controllers::Config,
+    parts: &mut Parts,
+    stopped: &watch::Receiver<bool>,
+) {
+    let manager = client_as(api, "system:kube-controller-manager", &[]);
+    let caches = Caches::start(&manager);
+    let inputs = scheduler::Inputs::shared(&caches);
+    parts.add("controllers", controllers::run_with(manager, caches, config, stopped.clone()));
+    let scheduler = client_as(api, "system:kube-scheduler", &[]);
+    parts.add("scheduler", scheduler::run_with(scheduler, inputs, stopped.clone()));
 }
 
 /// Starts what every node runs, unless the flags say there is none.

@@ -27,8 +27,8 @@ use crate::{Body, Error, Result, Tasks, Transport};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that says nothing this long is asked whether it lives.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(15);
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// HTTP/1.1 connections kept for the next request.
 const IDLE_MAX: usize = 8;
 

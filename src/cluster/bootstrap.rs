@@ -12,7 +12,7 @@ use pki::BootstrapToken;
 
 use crate::{Error, clock};
 
-const NAMESPACE: &str = "kube-system";
+pub(crate) const NAMESPACE: &str = "kube-system";
 const PREFIX: &str = "bootstrap-token-";
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 const USAGE: &str = "usage-bootstrap-";
@@ -92,6 +92,11 @@ impl BootstrapRecord {
         let lives = !clock::plausible(now) || self.seconds_left(now).is_none_or(|left| left > 0);
         same && lives && self.usages.iter().any(|usage| usage == "authentication")
     }
+}
+
+/// Selects the Secrets that are bootstrap tokens.
+pub(crate) fn selector() -> String {
+    format!("type={TYPE}")
 }
 
 /// Whether a token is known and good.
@@ -178,7 +183,7 @@ pub async fn create_token(
 
 /// All tokens, by id.
 pub async fn list_tokens(client: &Client) -> Result<Vec<BootstrapRecord>, Error> {
-    let params = ListParams::all().fields(format!("type={TYPE}"));
+    let params = ListParams::all().fields(selector());
     let secrets = client
         .list::<Secret>(NAMESPACE, &params)
         .await

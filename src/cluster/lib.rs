@@ -19,5 +19,5 @@ mod tests;
 pub use agent::{Address, Balancer, JoinConfig, Joined, accept_kubelet, join, node_name};
 pub use bootstrap::{BootstrapRecord, NewBootstrapToken, create_token, delete_token, list_tokens};
 pub use error::{Error, Refusal};
-pub use server::{Supervisor, SupervisorConfig, Tokens};
+pub use server::{Supervisor, SupervisorConfig, Tokens, upkeep};
 pub use wire::{Shared, TOKEN_PATH};

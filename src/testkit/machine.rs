@@ -190,6 +190,19 @@ impl Machine {
         node.wait().expect("waiting for the server or agent")
     }
 
+    /// Waits for the server or agent to end by itself.
+    pub fn wait_end(&mut self) -> std::process::ExitStatus {
+        let mut node = self.node.take().expect("a running server or agent");
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = node.try_wait().expect("waiting for the server or agent") {
+                return status;
+            }
+            assert!(Instant::now() < end, "it did not end\n{}", self.log());
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+
     /// Process of the server or agent as seen from outside its namespace: the child of nsenter.
     pub fn node_pid(&self) -> Option<u32> {
         let role = |line: &str| matches!(line.split('\0').nth(1), Some("server" | "agent"));

@@ -7,6 +7,7 @@ mod rights;
 mod sessions;
 mod supervisor;
 mod tokens;
+mod upkeep;
 
 pub(crate) use caller::Caller;
 pub(crate) use rights::Endpoint;
@@ -14,6 +15,7 @@ pub use supervisor::{Supervisor, SupervisorConfig};
 #[cfg(test)]
 pub(crate) use tokens::Holder;
 pub use tokens::Tokens;
+pub use upkeep::upkeep;
 
 #[cfg(test)]
 pub(crate) use caller::by_certificate;
