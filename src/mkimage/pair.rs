@@ -101,9 +101,10 @@ fn service_across(pair: &mut Pair) -> Result<()> {
         "exec",
         "visitor",
         "--",
-        "wget",
-        "-T",
+        "busybox",
+        "timeout",
         "5",
+        "wget",
         "-qO-",
         "http://web.default.svc.cluster.local/",
     ];
