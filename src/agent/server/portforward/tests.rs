@@ -337,6 +337,25 @@ async fn a_refused_port_is_told_and_others_go_on() {
     .await;
 }
 
+/// kubectl gives up when it is told an error, and databases reset connections in ordinary life.
+#[tokio::test]
+async fn a_connection_that_the_pod_resets_is_no_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    let mut client = Client::new();
+    in_time(async {
+        client.open(1, port).await;
+        client.send(&spdy::data(3, b"unread", false)).await;
+        let (pod, _) = listener.accept().await.expect("accept");
+        pod.readable().await.expect("something unread");
+        drop(pod);
+        assert!(client.all(3).await.is_empty());
+        assert!(client.all(1).await.is_empty(), "nothing is told");
+        client.leave().await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_client_that_gives_up_frees_the_pod() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
