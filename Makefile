@@ -51,8 +51,9 @@ test-node: setup ## A node on this machine, in namespaces of its own, driven wit
 image: setup ## Make the disk image of BOARD=qemu-arm64
 	$(MKIMAGE) image --board $(BOARD)
 
-test-board: image ## Boot BOARD in QEMU and test it
+test-board: image ## Boot BOARD in QEMU and test it, alone and as a pair of server and agent
 	$(MKIMAGE) test --board $(BOARD)
+	$(MKIMAGE) test-pair --board $(BOARD)
 
 run: image ## Make the image, boot it in QEMU, run a pod, show what to type next
 	$(MKIMAGE) run --board $(BOARD)
