@@ -60,7 +60,10 @@ pub(crate) async fn start(
     drop(inbox.send(Input::Created { name, attempt: number, made: created.created_at }).await);
     tracing::debug!(container = spec.id, "created");
     match runtime.start_container(&spec.id).await {
-        Ok(container) => Ok(container.started_at.map_or_else(Timestamp::now, from_nanos)),
+        Ok(container) => {
+            tracing::info!(container = spec.id, "container started");
+            Ok(container.started_at.map_or_else(Timestamp::now, from_nanos))
+        }
         // The runtime keeps it as an ended container, which a restarted agent will find.
         Err(error) => {
             Err(Failure { fatal: true, ..Failure::new("RunContainerError", error.to_string()) })
