@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use testkit::{Machine, NAMES, PATIENCE};
+use testkit::{Lab, Machine, NAMES, PATIENCE};
 
 /// The size of the big page.
 const BIG: usize = 24 << 20;
@@ -158,4 +158,32 @@ fn port_forward_serves_many_connections_and_tells_refusals() {
 
     let missing = m.refused(&["port-forward", "pod/none", ":80"]);
     assert!(missing.contains("pods \"none\" not found"), "{missing}");
+}
+
+/// A node that nobody can connect to: all goes through the tunnel that it dialled.
+#[test]
+fn port_forward_reaches_a_pod_behind_nat() {
+    let mut lab = Lab::default();
+    let (mut server, mut hidden) = (lab.machine("server"), lab.machine_behind_nat("hidden"));
+    server.start(&["--disable-agent"]);
+    hidden.spawn_agent(&server, &[]);
+    server.wait("the node behind NAT is Ready", |m| {
+        m.kubectl(&["wait", "--for=condition=Ready", "--timeout=5s", "node/hidden"]).is_ok()
+    });
+    server.apply(&manifest()).expect("apply");
+    server.ok(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    let pod = server.ok(&["get", "pods", "-l", "app=web", "-o", "name"]).trim().to_owned();
+    for spdy in [false, true] {
+        serves_side_by_side(&server, &pod, spdy);
+    }
+    let stalled = Forward::start(&server, &pod, &[":8080"], false);
+    let url = format!("http://127.0.0.1:{}/big", stalled.ports[0]);
+    let mut slow = server.enter(&["--net"]);
+    slow.args(["curl", "-sS", "--fail", "--limit-rate", "256k", "-o", "/dev/null", &url]);
+    let mut slow = slow.spawn().expect("curl");
+    serves_side_by_side(&server, &pod, false);
+    assert!(slow.try_wait().expect("curl").is_none(), "the slow reader still reads");
+    drop(slow.kill());
+    drop(slow.wait());
+    assert_eq!(page(&server, stalled.ports[0], "").expect("its forward goes on"), b"page\n");
 }
