@@ -128,7 +128,7 @@ fn broken_archives_are_named_and_do_not_stop_the_node() {
     fs::write(m.path("data/agent/images/half.tar"), &whole[..whole.len() / 2]).expect("file");
     m.start(&[]);
     m.wait_node_ready();
-    let log = fs::read_to_string(m.path("server.log")).expect("log");
+    let log = m.log();
     assert!(log.contains("broken.tar") && log.contains("half.tar"), "{log}");
     m.ok(&["run", "good", "--image", NAMES[0], "--restart=Never", "--", "true"]);
     m.wait("the good image runs", |m| {
