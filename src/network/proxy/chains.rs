@@ -58,18 +58,29 @@ pub(crate) fn sets(family: Family) -> Vec<(&'static str, Set)> {
     };
     let front = |data| set(&[address, PROTOCOL, PORT], bytes + 8, data);
     let backend = Data::Bytes { datatype: concatenated(&[address, PORT]), length: bytes + 4 };
-    let numbers = Data::Bytes { datatype: concatenated(&[MARK, MARK]), length: 8 };
+    let slot = set(&[address, PROTOCOL, PORT, MARK], bytes + 12, backend);
     vec![
         ("node-ips", set(&[address], bytes, Data::Nothing)),
         ("cluster-ips", set(&[address], bytes, Data::Nothing)),
-        ("services", front(numbers)),
-        ("endpoints", set(&[MARK, MARK], 8, backend)),
+        ("services", fronts(family)),
+        ("refused", fronts(family)),
+        ("dropped", fronts(family)),
+        ("affine", front(Data::Verdict)),
+        ("endpoints", slot),
         ("host-ports", front(backend)),
         ("firewall", front(Data::Verdict)),
         ("hairpin", set(&[address, address], bytes * 2, Data::Nothing)),
-        ("dispatch", set(&[MARK], 4, Data::Verdict)),
-        ("refuse", set(&[MARK], 4, Data::Verdict)),
     ]
+}
+
+/// A set of fronts.
+pub(crate) fn fronts(family: Family) -> Set {
+    Set {
+        key_type: concatenated(&[address_type(family), PROTOCOL, PORT]),
+        key_bytes: family.address_bytes() + 8,
+        data: Data::Nothing,
+        dynamic: None,
+    }
 }
 
 /// The clients of one endpoint of a Service with affinity.
@@ -102,26 +113,17 @@ impl Layout {
         Register(self.words + 1)
     }
 
-    /// Kind and number of a Service's port, in this order.
-    fn kind(self) -> Register {
+    /// Follows the front, because both are the key of an endpoint.
+    fn slot(self) -> Register {
         Register(self.words + 2)
     }
 
-    fn id(self) -> Register {
+    fn backend(self) -> Register {
         Register(self.words + 3)
     }
 
-    /// Follows the number, because both are the key of an endpoint.
-    fn slot(self) -> Register {
-        Register(self.words + 4)
-    }
-
-    fn backend(self) -> Register {
-        Register(self.words + 5)
-    }
-
     fn backend_port(self) -> Register {
-        Register(self.words * 2 + 5)
+        Register(self.words * 2 + 3)
     }
 
     fn source(self, to: Register) -> Expression {
@@ -163,21 +165,14 @@ impl Layout {
         rule
     }
 
-    fn find_service(self) -> Expression {
-        let found = Found::Register(self.kind());
-        Expression::Lookup { set: "services".to_owned(), key: ADDRESS, found }
+    /// Loads the front of a packet, which is one of the node's ports or not.
+    fn any_front(self, node: bool) -> Rule {
+        if node { self.node_front() } else { self.front() }
     }
 
     fn find_host_port(self) -> Expression {
         let found = Found::Register(self.backend());
         Expression::Lookup { set: "host-ports".to_owned(), key: ADDRESS, found }
-    }
-
-    /// Goes where the map says for the Service's kind.
-    fn by_kind(self, map: &str) -> [Expression; 2] {
-        let lookup =
-            Expression::Lookup { set: map.to_owned(), key: self.kind(), found: Found::Verdict };
-        [self.find_service(), lookup]
     }
 
     fn nat(self) -> Expression {
@@ -301,6 +296,8 @@ pub(crate) fn fixed(node: &Node) -> Vec<(String, Vec<Rule>)> {
         ("filter-prerouting", vec![new.clone()]),
         ("filter-output", vec![new]),
         ("lead", lead(layout, node)),
+        (lead_name(false), vec![]),
+        (lead_name(true), vec![]),
         ("check", check(layout, node)),
         ("reject", reject(layout)),
     ];
@@ -310,10 +307,16 @@ pub(crate) fn fixed(node: &Node) -> Vec<(String, Vec<Rule>)> {
 
 /// Services by address, then Services by the node's port, then host ports.
 fn lead(layout: Layout, node: &Node) -> Vec<Rule> {
+    let affine = || {
+        let (set, found) = ("affine".to_owned(), Found::Verdict);
+        Expression::Lookup { set, key: ADDRESS, found }
+    };
     let mut by_address = layout.front();
-    by_address.extend(layout.by_kind("dispatch"));
+    by_address.push(affine());
     let mut by_port = layout.for_node();
-    by_port.extend(layout.by_kind("dispatch"));
+    by_port.push(affine());
+    let node_kinds =
+        vec![layout.destination(ADDRESS), within("node-ips", ADDRESS), jump(lead_name(true))];
     let mut host_address = layout.front();
     host_address.extend([layout.find_host_port(), layout.nat()]);
     let mut host_port = is_local(AddressType::Destination);
@@ -321,7 +324,25 @@ fn lead(layout: Layout, node: &Node) -> Vec<Rule> {
     host_port.extend(layout.not_to(node.cluster_dns));
     host_port.extend(layout.node_front());
     host_port.extend([layout.find_host_port(), layout.nat()]);
-    vec![by_address, by_port, host_address, host_port]
+    let address_kinds = vec![jump(lead_name(false))];
+    vec![address_kinds, by_address, node_kinds, by_port, host_address, host_port]
+}
+
+/// The chain that looks for the front among those of all kinds.
+pub(crate) fn lead_name(node: bool) -> &'static str {
+    if node { "lead-node" } else { "lead-address" }
+}
+
+/// Its rules, one for each kind.
+pub(crate) fn lead_kinds(kinds: &[Kind], family: Family) -> Vec<Rule> {
+    let layout = Layout::new(family);
+    let rule = |kind: &Kind| {
+        let set = kind.set()?;
+        let mut rule = layout.any_front(kind.node);
+        rule.extend([within(&set, ADDRESS), goto(&kind.chain())]);
+        Some(rule)
+    };
+    kinds.iter().filter_map(rule).collect()
 }
 
 /// Packets of the loopback interface cannot leave the node under another address.
@@ -334,20 +355,28 @@ fn loopback(family: Family) -> Range {
 
 /// Refuses what has been led nowhere.
 fn check(layout: Layout, node: &Node) -> Vec<Rule> {
-    let mut by_address = layout.front();
-    by_address.extend(layout.by_kind("refuse"));
-    let mut by_port = layout.for_node();
-    by_port.extend(layout.by_kind("refuse"));
+    let fronts = [layout.front(), layout.for_node()];
+    let refuse = |front: &Rule, set: &str, verdict: Expression| {
+        let mut rule = front.clone();
+        rule.extend([within(set, ADDRESS), verdict]);
+        rule
+    };
+    let mut rules: Vec<Rule> = Vec::new();
+    for front in &fronts {
+        rules.push(refuse(front, "refused", goto("reject")));
+        rules.push(refuse(front, "dropped", Expression::Verdict(Verdict::Drop)));
+    }
     // Met a change halfway, and is tried again by its sender.
     let mut halfway = vec![layout.destination(ADDRESS), within("cluster-ips", ADDRESS)];
     halfway.extend(layout.transport());
-    halfway.extend([layout.find_service(), Expression::Verdict(Verdict::Drop)]);
+    halfway.extend([within("services", ADDRESS), Expression::Verdict(Verdict::Drop)]);
     let no_such_port =
         vec![layout.destination(ADDRESS), within("cluster-ips", ADDRESS), goto("reject")];
     let mut unallocated = layout.not_to(node.cluster_dns);
     unallocated.extend(layout.to(node.service_cidr, true));
     unallocated.push(Expression::Verdict(Verdict::Drop));
-    vec![by_address, by_port, halfway, no_such_port, unallocated]
+    rules.extend([halfway, no_such_port, unallocated]);
+    rules
 }
 
 fn reject(layout: Layout) -> Vec<Rule> {
@@ -418,14 +447,13 @@ pub(crate) fn kind(kind: Kind, node: &Node) -> Vec<Rule> {
 /// The chain that chooses by chance. What finds nothing has met a change halfway, and is tried again by its sender.
 pub(crate) fn pick(pick: Pick, family: Family) -> Vec<Rule> {
     let layout = Layout::new(family);
-    let mut rule = if pick.node { layout.node_front() } else { layout.front() };
+    let mut rule = layout.any_front(pick.node);
     let offset = if pick.local { LOCAL_SLOT } else { 0 };
     rule.extend([
-        layout.find_service(),
         Expression::Random { modulus: u32::from(pick.count), offset, to: layout.slot() },
         Expression::Lookup {
             set: "endpoints".to_owned(),
-            key: layout.id(),
+            key: ADDRESS,
             found: Found::Register(layout.backend()),
         },
         layout.nat(),

@@ -10,7 +10,7 @@ use super::health::Report;
 use super::plan;
 use super::state::{Ids, State};
 use super::transaction::{Step, Transaction};
-use super::values::{Datagrams, Fragment, Owner, Value};
+use super::values::{Datagrams, Fragment, Owner};
 use crate::inputs::{Pod, Service, Slice};
 
 /// Everything the ruleset depends on. Decides without IO.
@@ -149,11 +149,7 @@ impl Engine {
             }
             None => Fragment::default(),
         };
-        let used = fragment.elements.values().filter_map(|value| match value {
-            Value::Service { id, .. } => Some(*id),
-            _ => None,
-        });
-        ids.retain(key, &used.collect());
+        ids.retain(key, &fragment.ids);
         self.note_health(key, fragment.usable_here);
         fragment
     }

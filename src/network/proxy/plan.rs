@@ -1,6 +1,5 @@
 //! What a Service, a pod with host ports, and the node ask of the ruleset. Pure.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -32,7 +31,8 @@ pub(crate) fn service<'a>(
         plan.add_cluster_fronts(&addresses, &mut fragment);
         plan.add_external_fronts(&mut fragment);
         plan.add_firewall(&mut fragment);
-        plan.add_backends(&mut fragment);
+        plan.add_own(&mut fragment);
+        fragment.ids.insert(id);
         fragment.usable_here = fragment.usable_here.max(plan.selection.local.len());
     }
     fragment
@@ -88,16 +88,20 @@ impl PortPlan<'_> {
         Front { address, protocol: Protocol::of(self.port.protocol), port }
     }
 
+    /// The endpoints that packets of a scope may be led to: any, and those of this node.
+    fn lists(&self, scope: Scope) -> (&[Backend], &[Backend]) {
+        let (any, local) = (&self.selection.any[..], &self.selection.local[..]);
+        match scope {
+            Scope::Cluster | Scope::External => (any, &[]),
+            Scope::ClusterLocal => (&[], local),
+            Scope::ExternalLocal => (any, local),
+        }
+    }
+
     fn kind(&self, scope: Scope, node: bool) -> Kind {
-        let uses_local = matches!(scope, Scope::ClusterLocal | Scope::ExternalLocal);
+        let (any, local) = self.lists(scope);
         let count = |list: &[Backend]| u16::try_from(list.len()).unwrap_or(u16::MAX);
-        let any = count(&self.selection.any);
-        let local = if uses_local { count(&self.selection.local) } else { 0 };
-        // Without use for the endpoints of other nodes it only matters whether there are any.
-        let any = match scope {
-            Scope::ClusterLocal => u16::from(self.selection.elsewhere),
-            _ => any,
-        };
+        let (any, local) = (count(any), count(local));
         match self.service.routing.affinity {
             Some(_) => {
                 let (any, local) = (any.min(1), local.min(1));
@@ -107,32 +111,41 @@ impl PortPlan<'_> {
         }
     }
 
-    fn add_front(&self, fragment: &mut Fragment, front: Front, kind: Kind) {
-        let value = Value::Service { kind: kind.number(), id: self.id };
-        fragment.elements.insert(Key::Service(front), value);
-        fragment.kinds.insert(kind);
-        if front.protocol == Protocol::Udp {
-            fragment.datagrams.insert(front, Arc::new(self.backends(kind)));
+    fn add_front(&self, fragment: &mut Fragment, front: Front, scope: Scope) {
+        let kind = self.kind(scope, front.address.is_none());
+        let (any, local) = self.lists(scope);
+        fragment.elements.insert(Key::Service(front), Value::Nothing);
+        if kind.leads() {
+            fragment.elements.insert(Key::Led(front), Value::Kind(kind));
+            fragment.kinds.insert(kind);
         }
-    }
-
-    /// All endpoints that packets of the kind can have been led to.
-    fn backends(&self, kind: Kind) -> BTreeSet<Backend> {
-        let (any, local) = (&self.selection.any, &self.selection.local);
-        match kind.scope {
-            Scope::Cluster | Scope::External => any.iter().copied().collect(),
-            Scope::ClusterLocal => local.iter().copied().collect(),
-            Scope::ExternalLocal => any.iter().chain(local).copied().collect(),
+        let refuses = match scope {
+            Scope::Cluster | Scope::External => any.is_empty(),
+            Scope::ClusterLocal | Scope::ExternalLocal => local.is_empty(),
+        };
+        if refuses {
+            let elsewhere = self.selection.elsewhere;
+            fragment.elements.insert(Key::Refused(front), Value::Refused { elsewhere });
+        }
+        if kind.affine.is_none() {
+            let local = (LOCAL_SLOT..).zip(local);
+            for (slot, backend) in (0..).zip(any).chain(local) {
+                let key = Key::Endpoint { front, slot };
+                fragment.elements.insert(key, Value::Backend(*backend));
+            }
+        }
+        if front.protocol == Protocol::Udp {
+            let backends = any.iter().chain(local).copied().collect();
+            fragment.datagrams.insert(front, Arc::new(backends));
         }
     }
 
     fn add_cluster_fronts(&self, addresses: &[IpAddr], fragment: &mut Fragment) {
         let local = self.service.routing.internal_local;
         let scope = if local { Scope::ClusterLocal } else { Scope::Cluster };
-        let kind = self.kind(scope, false);
         for address in addresses {
             fragment.elements.insert(Key::ClusterIp(*address), Value::Nothing);
-            self.add_front(fragment, self.front(Some(*address), self.port.number), kind);
+            self.add_front(fragment, self.front(Some(*address), self.port.number), scope);
         }
     }
 
@@ -144,12 +157,12 @@ impl PortPlan<'_> {
         for address in addresses {
             let front = self.front(Some(address), self.port.number);
             if !fragment.elements.contains_key(&Key::Service(front)) {
-                self.add_front(fragment, front, self.kind(scope, false));
+                self.add_front(fragment, front, scope);
             }
         }
         if self.port.node_port != 0 {
             let front = self.front(None, self.port.node_port);
-            self.add_front(fragment, front, self.kind(scope, true));
+            self.add_front(fragment, front, scope);
         }
     }
 
@@ -168,20 +181,13 @@ impl PortPlan<'_> {
         }
     }
 
-    fn add_backends(&self, fragment: &mut Fragment) {
+    /// What is there once for all fronts.
+    fn add_own(&self, fragment: &mut Fragment) {
         let here = self.selection.here.iter().map(|(address, _)| *address);
         fragment.elements.extend(here.map(|it| (Key::Hairpin(it), Value::Nothing)));
-        for (local, list) in [(false, &self.selection.any), (true, &self.selection.local)] {
-            match self.service.routing.affinity {
-                Some(seconds) => self.add_affinity(fragment, seconds, (local, list)),
-                None => {
-                    let first = if local { LOCAL_SLOT } else { 0 };
-                    for (slot, backend) in (first..).zip(list) {
-                        let key = Key::Endpoint { id: self.id, slot };
-                        fragment.elements.insert(key, Value::Backend(*backend));
-                    }
-                }
-            }
+        if let Some(seconds) = self.service.routing.affinity {
+            self.add_affinity(fragment, seconds, (false, &self.selection.any));
+            self.add_affinity(fragment, seconds, (true, &self.selection.local));
         }
     }
 
@@ -190,7 +196,7 @@ impl PortPlan<'_> {
         &self,
         fragment: &mut Fragment,
         seconds: u32,
-        (local, list): (bool, &Vec<Backend>),
+        (local, list): (bool, &[Backend]),
     ) {
         if list.is_empty() {
             return;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::Node;
 use super::chains;
 use super::transaction::Transaction;
-use super::values::{Datagrams, Fragment, IDS, Key, Kind, Owner, Pick, Protocol, Value};
-use crate::nft::Verdict;
+use super::values::{Datagrams, Fragment, IDS, Key, Kind, Owner, Pick, Protocol, Rules, Value};
+use crate::nft::Family;
 
 /// Chains that choose among so many endpoints as no Service has just now.
 const PICKS_IDLE_MAX: usize = 64;
@@ -51,7 +51,7 @@ impl Ids {
 #[derive(Default)]
 pub(crate) struct State {
     fragments: HashMap<Owner, Fragment>,
-    /// Who asks for a key, lowest first. Endpoints belong to one owner by their number and are not here.
+    /// Who asks for a key, lowest first.
     holders: HashMap<Key, Vec<Owner>>,
     kinds: HashMap<Kind, usize>,
     /// Users of the chains that choose. A chain without any stays for the next.
@@ -74,11 +74,8 @@ impl State {
             }
             return;
         }
-        for kind in fragment.kinds.difference(&old.kinds) {
-            self.use_kind(*kind, node, transaction);
-        }
-        for kind in old.kinds.difference(&fragment.kinds) {
-            self.drop_kind(*kind, node, transaction);
+        if old.kinds != fragment.kinds {
+            self.change_kinds((&old, &fragment), node, transaction);
         }
         transaction.own(&old, &fragment);
         note_datagrams(&old, &fragment, transaction);
@@ -97,20 +94,46 @@ impl State {
         }
     }
 
+    fn change_kinds(
+        &mut self,
+        (old, new): (&Fragment, &Fragment),
+        node: &Node,
+        transaction: &mut Transaction,
+    ) {
+        let before = self.kinds.len();
+        let leads = self.leads(node.family);
+        for kind in new.kinds.difference(&old.kinds) {
+            self.use_kind(*kind, node, transaction);
+        }
+        let added = self.kinds.len() > before;
+        for kind in old.kinds.difference(&new.kinds) {
+            self.drop_kind(*kind, node, transaction);
+        }
+        if added || self.kinds.len() < before {
+            for ((chain, before), (_, after)) in leads.into_iter().zip(self.leads(node.family)) {
+                transaction.chain(chain, Some(before), Some(after));
+            }
+        }
+    }
+
+    /// The chains that know the sets of all kinds.
+    fn leads(&self, family: Family) -> [(String, Rules); 2] {
+        [false, true].map(|node| {
+            let mut kinds: Vec<Kind> =
+                self.kinds.keys().filter(|kind| kind.node == node).copied().collect();
+            kinds.sort();
+            (chains::lead_name(node).to_owned(), Arc::new(chains::lead_kinds(&kinds, family)))
+        })
+    }
+
     /// The value of a key, when `own` is the fragment of its owner.
     fn value(&self, key: &Key, own: (&Owner, &Fragment)) -> Option<Value> {
-        if matches!(key, Key::Endpoint { .. }) {
-            return own.1.elements.get(key).cloned();
-        }
         let first = self.holders.get(key)?.first()?;
         let fragment = if first == own.0 { own.1 } else { self.fragments.get(first)? };
         fragment.elements.get(key).cloned()
     }
 
     fn hold(&mut self, key: Key, owner: &Owner, holds: bool) {
-        if matches!(key, Key::Endpoint { .. }) {
-            return;
-        }
         let holders = self.holders.entry(key).or_default();
         match (holders.binary_search(owner), holds) {
             (Err(at), true) => {
@@ -168,6 +191,9 @@ impl State {
     /// Everything, as a change from nothing.
     pub(crate) fn all(&self, node: &Node) -> Transaction {
         let mut all = Transaction::default();
+        for (chain, rules) in self.leads(node.family) {
+            all.chain(chain, Some(Arc::default()), Some(rules));
+        }
         for kind in self.kinds.keys() {
             note_kind(*kind, node, &mut all, true);
         }
@@ -191,22 +217,15 @@ impl State {
     }
 }
 
-/// The chain of a kind, and what leads to it.
+/// The chain of a kind, and the set of its fronts.
 fn note_kind(kind: Kind, node: &Node, transaction: &mut Transaction, there: bool) {
-    if let Some(chain) = kind.chain() {
-        let rules = Arc::new(chains::kind(kind, node));
-        let verdict = Value::Verdict(Verdict::Goto(chain.clone()));
-        if there {
-            transaction.chain(chain, None, Some(rules));
-            transaction.element(Key::Dispatch(kind), None, Some(verdict));
-        } else {
-            transaction.chain(chain, Some(rules), None);
-            transaction.element(Key::Dispatch(kind), Some(verdict), None);
-        }
-    }
-    if let Some(verdict) = kind.refusal().map(Value::Verdict) {
-        let (before, after) = if there { (None, Some(verdict)) } else { (Some(verdict), None) };
-        transaction.element(Key::Refuse(kind), before, after);
+    let rules = Some(Arc::new(chains::kind(kind, node)));
+    let set = Some(chains::fronts(node.family));
+    let (rules, set) =
+        if there { ((None, rules), (None, set)) } else { ((rules, None), (set, None)) };
+    transaction.chain(kind.chain(), rules.0, rules.1);
+    if let Some(name) = kind.set() {
+        transaction.set(name, set.0, set.1);
     }
 }
 

@@ -1,12 +1,13 @@
 //! The difference between two rulesets, and its form for the kernel.
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Node;
 use super::chains::{self, octets};
-use super::values::{Datagrams, Fragment, Key, Rules, Value};
-use crate::nft::{Batch, Element, Family, Set};
+use super::values::{Datagrams, Fragment, Front, Key, Rules, Value};
+use crate::nft::{Batch, Element, Family, Set, Verdict};
 
 /// The table of a family; the kernel keeps those of the families apart.
 pub(crate) const TABLE: &str = "copepod-services";
@@ -45,6 +46,10 @@ impl Transaction {
 
     pub(crate) fn chain(&mut self, name: String, before: Option<Rules>, after: Option<Rules>) {
         note(&mut self.chains, name, before, after);
+    }
+
+    pub(crate) fn set(&mut self, name: String, before: Option<Set>, after: Option<Set>) {
+        note(&mut self.sets, name, before, after);
     }
 
     /// What changes of an owner's own chains and sets.
@@ -106,9 +111,9 @@ fn add_steps(
 ) {
     let new = chains.iter().filter(|(_, it)| it.before.is_none() && it.after.is_some());
     steps.extend(new.map(|(name, _)| Step::AddChain(name.clone())));
-    for (key, pair) in &elements {
-        steps.extend(pair.before.clone().map(|value| Step::DeleteElement(*key, value)));
-    }
+    let gone = elements.iter().filter_map(|(key, pair)| Some((*key, pair.before.clone()?)));
+    let gone = by_set(gone.collect()).into_iter();
+    steps.extend(gone.map(|(key, value)| Step::DeleteElement(key, value)));
     let changed = chains.iter().filter(|(_, it)| it.before.is_some());
     steps.extend(changed.map(|(name, _)| Step::FlushChain(name.clone())));
     let gone = sets.iter().filter(|(_, it)| it.before.is_some());
@@ -122,9 +127,15 @@ fn add_steps(
     }
     let gone = chains.into_iter().filter(|(_, it)| it.before.is_some() && it.after.is_none());
     steps.extend(gone.map(|(name, _)| Step::DeleteChain(name)));
-    for (key, pair) in elements {
-        steps.extend(pair.after.map(|value| Step::AddElement(key, value)));
-    }
+    let added = elements.into_iter().filter_map(|(key, pair)| Some((key, pair.after?)));
+    let added = by_set(added.collect()).into_iter();
+    steps.extend(added.map(|(key, value)| Step::AddElement(key, value)));
+}
+
+/// Elements of one set follow each other, so that they go in one message.
+fn by_set(mut elements: Vec<(Key, Value)>) -> Vec<(Key, Value)> {
+    elements.sort_by_cached_key(|(key, value)| set_of(key, value));
+    elements
 }
 
 /// Steps as messages. Returns with the batch which step each message belongs to: the first sequence number of each.
@@ -183,43 +194,56 @@ fn replace(batch: &mut Batch, node: &Node) {
 /// Puts the elements of one set that follow each other into one message; returns how many steps that were.
 fn encode_elements(batch: &mut Batch, steps: &[Step], family: Family) -> usize {
     let parts = |step: &Step| match step {
-        Step::AddElement(key, value) => Some((true, set_of(key), element(key, value, family))),
-        Step::DeleteElement(key, value) => Some((false, set_of(key), element(key, value, family))),
+        Step::AddElement(key, value) => {
+            Some((true, set_of(key, value), element(key, value, family)))
+        }
+        Step::DeleteElement(key, value) => {
+            Some((false, set_of(key, value), element(key, value, family)))
+        }
         _ => None,
     };
     let mut parts = steps.iter().map_while(parts).peekable();
-    let Some((adds, set)) = parts.peek().map(|(adds, set, _)| (*adds, *set)) else { return 1 };
+    let Some((adds, set)) = parts.peek().map(|(adds, set, _)| (*adds, set.clone())) else {
+        return 1;
+    };
     let elements: Vec<Element> = parts
         .take_while(|(other, name, _)| *other == adds && *name == set)
         .map(|(_, _, element)| element)
         .collect();
     if adds {
-        batch.add_elements(TABLE, set, &elements);
+        batch.add_elements(TABLE, &set, &elements);
     } else {
-        batch.delete_elements(TABLE, set, &elements);
+        batch.delete_elements(TABLE, &set, &elements);
     }
     elements.len()
 }
 
-fn set_of(key: &Key) -> &'static str {
-    match key {
-        Key::NodeIp(_) => "node-ips",
-        Key::ClusterIp(_) => "cluster-ips",
-        Key::Service(_) => "services",
-        Key::Endpoint { .. } => "endpoints",
-        Key::HostPort(_) => "host-ports",
-        Key::Firewall(_) => "firewall",
-        Key::Hairpin(_) => "hairpin",
-        Key::Dispatch(_) => "dispatch",
-        Key::Refuse(_) => "refuse",
-    }
+fn set_of(key: &Key, value: &Value) -> Cow<'static, str> {
+    let name = match (key, value) {
+        (_, Value::Kind(kind)) => {
+            return kind.set().map_or(Cow::Borrowed("affine"), Cow::Owned);
+        }
+        (Key::Refused(_), Value::Refused { elsewhere: true }) => "dropped",
+        (Key::Refused(_), _) => "refused",
+        (Key::NodeIp(_), _) => "node-ips",
+        (Key::ClusterIp(_), _) => "cluster-ips",
+        (Key::Service(_) | Key::Led(_), _) => "services",
+        (Key::Endpoint { .. }, _) => "endpoints",
+        (Key::HostPort(_), _) => "host-ports",
+        (Key::Firewall(_), _) => "firewall",
+        (Key::Hairpin(_), _) => "hairpin",
+    };
+    Cow::Borrowed(name)
 }
 
 fn element(key: &Key, value: &Value, family: Family) -> Element {
     let key = key_bytes(key, family);
     match value {
-        Value::Nothing => Element::Key(key),
-        Value::Service { kind, id } => Element::Value(key, numbers(&[*kind, *id])),
+        Value::Nothing | Value::Refused { .. } => Element::Key(key),
+        Value::Kind(kind) => match kind.affine {
+            Some(_) => Element::Verdict(key, Verdict::Goto(kind.chain())),
+            None => Element::Key(key),
+        },
         Value::Backend((address, port)) => {
             let mut bytes = octets(*address);
             push_port(&mut bytes, *port);
@@ -233,20 +257,25 @@ fn key_bytes(key: &Key, family: Family) -> Vec<u8> {
     match key {
         Key::NodeIp(address) | Key::ClusterIp(address) => octets(*address),
         Key::Hairpin(address) => octets(*address).repeat(2),
-        Key::Endpoint { id, slot } => numbers(&[*id, *slot]),
-        Key::Dispatch(kind) | Key::Refuse(kind) => numbers(&[kind.number()]),
-        Key::Service(front) | Key::HostPort(front) | Key::Firewall(front) => {
-            let any = || vec![0; family.address_bytes() as usize];
-            let mut bytes = front.address.map_or_else(any, octets);
-            bytes.extend_from_slice(&[front.protocol as u8, 0, 0, 0]);
-            push_port(&mut bytes, front.port);
+        Key::Endpoint { front, slot } => {
+            let mut bytes = front_bytes(front, family);
+            bytes.extend_from_slice(&slot.to_ne_bytes());
             bytes
         }
+        Key::Service(front)
+        | Key::Led(front)
+        | Key::Refused(front)
+        | Key::HostPort(front)
+        | Key::Firewall(front) => front_bytes(front, family),
     }
 }
 
-fn numbers(numbers: &[u32]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+fn front_bytes(front: &Front, family: Family) -> Vec<u8> {
+    let any = || vec![0; family.address_bytes() as usize];
+    let mut bytes = front.address.map_or_else(any, octets);
+    bytes.extend_from_slice(&[front.protocol as u8, 0, 0, 0]);
+    push_port(&mut bytes, front.port);
+    bytes
 }
 
 /// Parts of keys fill registers of four bytes.

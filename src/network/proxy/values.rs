@@ -1,8 +1,9 @@
 //! What a ruleset consists of: keys and values of the maps, and the kinds of treatment a packet can get.
 //!
-//! Most Services need no chain of their own. The map `services` leads from where a packet goes to a number that says how
-//! it is treated (its [`Kind`]) and to the number of the Service's port; the map `endpoints` leads from that number and
-//! a random one to the endpoint. So a change of a Service is a change of a few elements.
+//! Most Services need no chain of their own. A packet's front (address, protocol, port) is in the set of its [`Kind`],
+//! which says how it is treated and how many endpoints there are; there is a chain for each kind, not for each Service. The
+//! map `endpoints` leads from the front and a random number to the endpoint. So a change of a Service is a change of a few
+//! elements. Maps of verdicts would do with less, but for each change the kernel looks at everything they lead to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,12 +12,11 @@ use std::sync::Arc;
 use crate::nft::{Rule, Set, Verdict};
 
 /// Endpoints of one port of a Service that are used; the rest gets no packets.
-pub(crate) const ENDPOINTS_MAX: usize = (1 << COUNT_BITS) - 1;
+pub(crate) const ENDPOINTS_MAX: usize = 16_384;
 /// Numbers of ports of Services are below this.
-pub(crate) const IDS: u32 = 1 << 27;
+pub(crate) const IDS: u32 = 1 << 26;
 /// Set in the slots of endpoints of this node.
 pub(crate) const LOCAL_SLOT: u32 = 1 << 31;
-const COUNT_BITS: u32 = 14;
 /// Up to so many endpoints, the chains that choose are always there. To refer to a large map from a new chain, the kernel
 /// looks at all of its elements, so such chains are made before there are any.
 const PICKS_READY: u16 = 8;
@@ -78,51 +78,28 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    /// The number by which the maps know it.
-    pub(crate) fn number(self) -> u32 {
-        let scope = (self.scope as u32) << 29;
-        match self.affine {
-            Some(id) => {
-                let list = |count: u16| u32::from(count > 0);
-                1 << 31 | scope | list(self.any) << 28 | list(self.local) << 27 | id
-            }
-            None => {
-                let (node, any) = (u32::from(self.node) << 28, u32::from(self.any));
-                scope | node | any << COUNT_BITS | u32::from(self.local)
-            }
-        }
+    /// Whether packets are led somewhere.
+    pub(crate) fn leads(self) -> bool {
+        self.any > 0 || self.local > 0
     }
 
-    /// The chain that leads the packet on; none when it is not led anywhere.
-    pub(crate) fn chain(self) -> Option<String> {
-        let used = match self.scope {
-            Scope::Cluster | Scope::External => self.any,
-            Scope::ClusterLocal => self.local,
-            Scope::ExternalLocal => self.any.max(self.local),
-        };
-        if used == 0 {
-            return None;
-        }
+    /// The set of the fronts of this kind; those with affinity are in a map of their own.
+    pub(crate) fn set(self) -> Option<String> {
+        self.affine.is_none().then(|| format!("to-{}", self.chain()))
+    }
+
+    /// The chain that leads the packet on.
+    pub(crate) fn chain(self) -> String {
         let scope = match self.scope {
             Scope::Cluster => "cluster",
             Scope::ClusterLocal => "cluster-local",
             Scope::External => "external",
             Scope::ExternalLocal => "external-local",
         };
-        Some(match self.affine {
+        match self.affine {
             Some(id) => format!("{scope}-affine-{id}-{}-{}", self.any, self.local),
             None => format!("{scope}-{}-{}-{}", front_name(self.node), self.any, self.local),
-        })
-    }
-
-    /// What becomes of packets that are led nowhere.
-    pub(crate) fn refusal(self) -> Option<Verdict> {
-        let refused = match self.scope {
-            Scope::Cluster | Scope::External => self.any == 0,
-            Scope::ClusterLocal | Scope::ExternalLocal => self.local == 0,
-        };
-        let elsewhere = self.any > 0;
-        refused.then(|| if elsewhere { Verdict::Drop } else { Verdict::Goto("reject".to_owned()) })
+        }
     }
 
     /// Where the packet's endpoint is chosen.
@@ -204,26 +181,30 @@ fn list_name(local: bool) -> &'static str {
 pub(crate) enum Key {
     NodeIp(IpAddr),
     ClusterIp(IpAddr),
+    /// All fronts of Services.
     Service(Front),
+    /// The kind of a front whose packets are led somewhere.
+    Led(Front),
+    /// A front of which some packets are led nowhere.
+    Refused(Front),
     Endpoint {
-        id: u32,
+        front: Front,
         slot: u32,
     },
     HostPort(Front),
     Firewall(Front),
     /// An endpoint of this node: packets from itself to itself are masqueraded.
     Hairpin(IpAddr),
-    Dispatch(Kind),
-    Refuse(Kind),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
     /// Of a set.
     Nothing,
-    Service {
-        kind: u32,
-        id: u32,
+    Kind(Kind),
+    /// Whether there are endpoints elsewhere: then the packet is dropped.
+    Refused {
+        elsewhere: bool,
     },
     Backend(Backend),
     Verdict(Verdict),
@@ -240,6 +221,8 @@ pub(crate) type Datagrams = BTreeMap<Front, Arc<BTreeSet<Backend>>>;
 pub(crate) struct Fragment {
     pub(crate) elements: BTreeMap<Key, Value>,
     pub(crate) kinds: BTreeSet<Kind>,
+    /// Numbers of the owner's ports.
+    pub(crate) ids: BTreeSet<u32>,
     /// Chains and sets of this owner alone.
     pub(crate) chains: BTreeMap<String, Rules>,
     pub(crate) sets: BTreeMap<String, Set>,

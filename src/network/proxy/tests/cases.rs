@@ -44,22 +44,23 @@ fn key(key: &Key) -> String {
         Key::Service(it) => format!("service {}", front(it)),
         Key::HostPort(it) => format!("host port {}", front(it)),
         Key::Firewall(it) => format!("firewall {}", front(it)),
-        Key::Endpoint { id, slot } => match slot.checked_sub(1 << 31) {
-            Some(slot) => format!("endpoint {id} local {slot}"),
-            None => format!("endpoint {id} any {slot}"),
+        Key::Led(it) => format!("led {}", front(it)),
+        Key::Refused(it) => format!("refused {}", front(it)),
+        Key::Endpoint { front: it, slot } => match slot.checked_sub(1 << 31) {
+            Some(slot) => format!("endpoint {} local {slot}", front(it)),
+            None => format!("endpoint {} any {slot}", front(it)),
         },
         Key::NodeIp(it) => format!("node ip {it}"),
         Key::ClusterIp(it) => format!("cluster ip {it}"),
         Key::Hairpin(it) => format!("hairpin {it}"),
-        Key::Dispatch(kind) => format!("dispatch {:#x}", kind.number()),
-        Key::Refuse(kind) => format!("refuse {:#x}", kind.number()),
     }
 }
 
 fn value(value: &Value) -> String {
     match value {
         Value::Nothing => String::new(),
-        Value::Service { kind, id } => format!(" = kind {kind:#x}, port {id}"),
+        Value::Kind(kind) => format!(" = {}", kind.chain()),
+        Value::Refused { elsewhere } => format!(" = elsewhere {elsewhere}"),
         Value::Backend((address, port)) => format!(" = {address} {port}"),
         Value::Verdict(verdict) => format!(" = {verdict:?}"),
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::process::Command;
 use std::sync::Arc;
 
 use nix::sched::{CloneFlags, unshare};
@@ -227,6 +228,16 @@ fn changes_lead_where_a_new_beginning_would() {
     }
 }
 
+/// Rules that the command `nft` does not understand make it abort, for all rules of the machine. Without it there is nothing
+/// to break.
+fn nft_can_list() {
+    if let Ok(output) = Command::new("nft").args(["list", "ruleset"]).output() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && error.is_empty(), "{error}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("chain lead-address"));
+    }
+}
+
 #[test]
 fn the_kernel_takes_every_change() {
     let run = || {
@@ -241,6 +252,40 @@ fn the_kernel_takes_every_change() {
             }
             kernel.update(&mut engine).unwrap_or_else(|error| panic!("{error}"));
         }
+        nft_can_list();
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
+/// The same with long addresses, which no node uses yet.
+#[test]
+fn the_kernel_takes_rules_for_ipv6() {
+    let run = || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root may make network namespaces");
+        let config = crate::proxy::Config {
+            node_ips: vec!["2001:db8::1".parse().unwrap()],
+            cluster_cidr: "fd42::/56".parse().unwrap(),
+            service_cidr: "fd43::/112".parse().unwrap(),
+            cluster_dns: "fd43::a".parse().unwrap(),
+            ..config()
+        };
+        let mut engine = Engine::new(Node { family: Family::V6, ..Node::new(&config) });
+        let mut kernel = Kernel::open(Family::V6).unwrap();
+        let affine = json!({"clusterIP": "fd43::8", "sessionAffinity": "ClientIP"});
+        let ranges = ["2001:db8::/32"];
+        let spec = json!({"type": "LoadBalancer", "clusterIP": "fd43::7", "nodePort": 30080,
+                          "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ranges});
+        let endpoints = ["fd42::2", "fd42::3"].map(super::world::here);
+        let slice = super::world::slice("web", &endpoints);
+        engine.change_service(&key("web"), Some(service("web", spec, &["2001:db8::1"])));
+        engine.change_slice(&key("web"), None, Some(slice.clone()));
+        engine.change_service(&key("affine"), Some(service("affine", affine, &[])));
+        let of_affine = super::world::slice("affine", &endpoints);
+        engine.change_slice(&key("affine"), None, Some(of_affine));
+        kernel.update(&mut engine).unwrap_or_else(|error| panic!("{error}"));
+        nft_can_list();
+        engine.change_slice(&key("web"), Some(&slice), None);
+        assert!(kernel.update(&mut engine).unwrap().bytes > 0);
     };
     std::thread::spawn(run).join().unwrap();
 }
