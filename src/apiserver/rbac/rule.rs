@@ -207,3 +207,82 @@ pub(crate) fn rules(role: &Value) -> Vec<Rule> {
     let rules = object::at(role, &["rules"]).and_then(Value::as_array);
     rules.into_iter().flatten().map(Rule::from_value).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(text: &str) -> Rule {
+        Rule::from_value(&serde_json::from_str(text).expect("rule"))
+    }
+
+    fn asked<'a>(verb: &'a str, plural: &'a str, subresource: &'a str, name: &'a str) -> Asked<'a> {
+        Asked::Resource(Attributes { verb, plural, subresource, name, ..Attributes::default() })
+    }
+
+    #[test]
+    fn rules_allow_what_they_name() {
+        let pods = rule(r#"{"verbs":["get"],"apiGroups":[""],"resources":["pods","*/scale"]}"#);
+        assert!(pods.allows(&asked("get", "pods", "", "x")));
+        assert!(!pods.allows(&asked("get", "pods", "log", "x")));
+        assert!(pods.allows(&asked("get", "anything", "scale", "x")));
+        assert!(!pods.allows(&asked("list", "pods", "", "")));
+        assert!(!pods.allows(&Asked::Path { verb: "get", path: "/" }));
+        let named =
+            rule(r#"{"verbs":["*"],"apiGroups":["*"],"resources":["*"],"resourceNames":["a"]}"#);
+        assert!(named.allows(&asked("delete", "pods", "exec", "a")));
+        assert!(!named.allows(&asked("delete", "pods", "", "b")));
+        // A list names nothing, so it is not among the names.
+        assert!(!named.allows(&asked("list", "pods", "", "")));
+        let paths = rule(r#"{"verbs":["get"],"nonResourceURLs":["/api","/apis/*"]}"#);
+        for (path, wanted) in [("/api", true), ("/api/v1", false), ("/apis/x", true)] {
+            assert_eq!(paths.allows(&Asked::Path { verb: "get", path }), wanted, "{path}");
+        }
+        assert!(!paths.allows(&Asked::Path { verb: "post", path: "/api" }));
+    }
+
+    #[test]
+    fn rights_are_covered_piece_by_piece() {
+        let held = [
+            rule(r#"{"verbs":["get","list"],"apiGroups":["","apps"],"resources":["pods"]}"#),
+            rule(
+                r#"{"verbs":["*"],"apiGroups":[""],"resources":["secrets"],"resourceNames":["a"]}"#,
+            ),
+            rule(r#"{"verbs":["get"],"nonResourceURLs":["/apis/*"]}"#),
+            rule(r#"{"verbs":["get"],"apiGroups":["*"],"resources":["*/scale"]}"#),
+        ];
+        let shown = |wanted: &str| -> String {
+            let missing = missing(&held, &[rule(wanted)]).expect("not too many");
+            missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        for fine in [
+            r#"{"verbs":["get"],"apiGroups":["apps",""],"resources":["pods"],"resourceNames":["x"]}"#,
+            r#"{"verbs":["list","delete"],"apiGroups":[""],"resources":["secrets"],"resourceNames":["a"]}"#,
+            r#"{"verbs":["get"],"nonResourceURLs":["/apis/x","/apis/x/*"]}"#,
+            r#"{"verbs":["get"],"apiGroups":["apps"],"resources":["deployments/scale"]}"#,
+        ] {
+            assert_eq!(shown(fine), "", "{fine}");
+        }
+        assert_eq!(
+            shown(r#"{"verbs":["get","watch","delete"],"apiGroups":[""],"resources":["pods"]}"#),
+            r#"{APIGroups:[""], Resources:["pods"], Verbs:["watch" "delete"]}"#
+        );
+        assert_eq!(
+            shown(r#"{"verbs":["get"],"apiGroups":[""],"resources":["secrets"]}"#),
+            r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#
+        );
+        assert_eq!(
+            shown(r#"{"verbs":["get"],"nonResourceURLs":["/api"]}"#),
+            r#"{NonResourceURLs:["/api"], Verbs:["get"]}"#
+        );
+        assert_ne!(shown(r#"{"verbs":["*"],"apiGroups":["*"],"resources":["*"]}"#), "");
+    }
+
+    #[test]
+    fn too_much_to_compare_is_said() {
+        let many = (0..400).map(|n| format!("{n}").into()).collect::<Texts>();
+        let wide =
+            Rule { verbs: many.clone(), groups: many.clone(), resources: many, ..Rule::default() };
+        assert_eq!(missing(&[], &[wide]), None);
+    }
+}
