@@ -1,5 +1,6 @@
 //! Tests of the tunnel: messages, the state machine, two of them back to back, and sessions over real connections.
 
+mod faults;
 mod figures;
 mod flow;
 mod frames;

@@ -1,5 +1,5 @@
-//! The kubelet's HTTP API: logs, exec, attach, and what monitoring asks for. It serves streams that somebody else has
-//! accepted and authenticated; it knows neither listeners nor TLS.
+//! The kubelet's HTTP API: logs, exec, attach, port forwarding, and what monitoring asks for. It serves streams that
+//! somebody else has accepted and authenticated; it knows neither listeners nor TLS.
 
 mod channels;
 mod configz;

@@ -109,7 +109,8 @@ impl Stream {
     }
 }
 
-/// Bytes in order; what it holds is what it counts, because pieces are copied out of the socket's buffers.
+/// Bytes in order. Pieces are copied out of the socket's buffers, which would outlive a few bytes of theirs otherwise, so
+/// that what it holds is at most twice what it counts.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     pieces: VecDeque<BytesMut>,

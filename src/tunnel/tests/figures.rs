@@ -49,8 +49,20 @@ async fn figures_of_throughput() {
     println!("tunnel throughput: {speed:.0} MiB/s echoed, so as much in each direction");
 }
 
-#[tokio::test]
-async fn figures_of_idle_streams() {
+/// The memory is that of a whole process, so it is measured in one where no other test runs.
+#[test]
+fn figures_of_idle_streams() {
+    const ALONE: &str = "TUNNEL_FIGURES_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        return runtime.expect("runtime").block_on(measure_idle_streams());
+    }
+    let mut alone = std::process::Command::new(std::env::current_exe().expect("this program"));
+    alone.args(["--exact", "tests::figures::figures_of_idle_streams", "--nocapture"]);
+    assert!(alone.env(ALONE, "1").status().expect("this program").success());
+}
+
+async fn measure_idle_streams() {
     let (client, server) = pair(loopback().await, waiting(), refusing(), Limits::default()).await;
     let before = anonymous_kib();
     let mut streams = Vec::new();
