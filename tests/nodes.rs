@@ -47,6 +47,22 @@ fn wait_homes(server: &Machine, app: &str, nodes: &[&str]) {
     server.wait(&format!("ready pods of {app} on {nodes:?}"), |m| homes(m, app) == nodes);
 }
 
+const BALANCED: &str = "apiVersion: v1
+kind: Service
+metadata: {name: balanced}
+spec: {type: LoadBalancer, selector: {app: everywhere}, ports: [{port: 8088}]}
+";
+
+/// Waits until the Service has the addresses of these machines.
+fn wait_addresses(server: &Machine, machines: &[&Machine]) {
+    let mut wanted: Vec<&str> = machines.iter().map(|machine| machine.address()).collect();
+    wanted.sort_unstable();
+    let path = "jsonpath={.status.loadBalancer.ingress[*].ip}";
+    server.wait(&format!("the Service has {wanted:?}"), |m| {
+        m.ok(&["get", "service", "balanced", "-o", path]) == wanted.join(" ")
+    });
+}
+
 /// A deployment that likes one node and stands another being unreachable for so many seconds.
 fn deployment(name: &str, node: &str, seconds: u32, replicas: u32) -> String {
     let (image, key) = (NAMES[0], "kubernetes.io/hostname");
@@ -77,6 +93,8 @@ fn a_node_that_falls_silent_is_left_and_forgiven() {
     wait_node(&server, "agent", "True");
     wait_homes(&server, "everywhere", &["agent", "server"]);
     server.ok(&["rollout", "status", "daemonset/everywhere", "--timeout=60s"]);
+    server.apply(BALANCED).expect("service");
+    wait_addresses(&server, &[&server, &agent]);
     server.apply(&deployment("patient", "agent", 300, 1)).expect("patient");
     server.apply(&deployment("hasty", "agent", 2, 1)).expect("hasty");
     wait_homes(&server, "patient", &["agent"]);
@@ -89,6 +107,7 @@ fn a_node_that_falls_silent_is_left_and_forgiven() {
     });
     wait_homes(&server, "hasty", &["server"]);
     wait_homes(&server, "patient", &[]);
+    wait_addresses(&server, &[&server]);
     let about = server.ok(&["describe", "node", "agent"]);
     for text in ["NodeStatusUnknown", "Kubelet stopped posting node status.", "NodeNotReady"] {
         assert!(about.contains(text), "{text} is missing: {about}");
@@ -97,6 +116,7 @@ fn a_node_that_falls_silent_is_left_and_forgiven() {
     agent.run_node("agent", &["--server", &format!("https://{}:6443", server.address())]);
     wait_node(&server, "agent", "True");
     server.wait("end of the taints", |m| taints(m, "agent").is_empty());
+    wait_addresses(&server, &[&server, &agent]);
     wait_homes(&server, "patient", &["agent"]);
     wait_homes(&server, "everywhere", &["agent", "server"]);
     assert_eq!(restarts(&server, "patient"), "0");
@@ -134,12 +154,21 @@ fn a_node_is_cordoned_drained_deleted_and_comes_back() {
     let range = ["get", "node", "agent", "-o", "jsonpath={.spec.podCIDR}"];
     let uid = ["get", "node", "agent", "-o", "jsonpath={.metadata.uid}"];
     let (range_before, uid_before) = (server.ok(&range), server.ok(&uid));
+    let names = ["get", "pods", "-l", "app=everywhere", "-o", "name"];
+    let pods_before = server.ok(&names);
     server.ok(&["delete", "node", "agent"]);
     server
         .wait("the agent registers again", |m| m.kubectl(&uid).is_ok_and(|uid| uid != uid_before));
     wait_node(&server, "agent", "True");
     server.wait("the pod range as before", |m| m.ok(&range) == range_before);
     wait_homes(&server, "everywhere", &["agent", "server"]);
+    assert_eq!(server.ok(&names), pods_before);
+    assert_eq!(restarts(&server, "everywhere"), "0 0");
+    let events = server.ok(&["get", "events", "--field-selector", "involvedObject.kind=Node"]);
+    assert!(events.contains("Node agent event: Removing Node agent from Controller"), "{events}");
+    let dns =
+        ["get", "service", "-n", "kube-system", "kube-dns", "-o", "jsonpath={.spec.clusterIP}"];
+    assert_eq!(server.ok(&dns), "10.43.0.10");
 }
 
 /// A new template comes to all nodes, one after the other, and an older one comes back.
