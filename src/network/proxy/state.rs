@@ -100,27 +100,34 @@ impl State {
         node: &Node,
         transaction: &mut Transaction,
     ) {
-        let before = self.kinds.len();
-        let leads = self.leads(node.family);
-        for kind in new.kinds.difference(&old.kinds) {
-            self.use_kind(*kind, node, transaction);
+        // Most changes find other users of their kinds.
+        let comes = |kind: &&Kind| !self.kinds.contains_key(kind);
+        let goes = |kind: &&Kind| self.kinds.get(kind) == Some(&1);
+        let (added, removed) = (&new.kinds - &old.kinds, &old.kinds - &new.kinds);
+        let mut changed = added.iter().filter(comes).chain(removed.iter().filter(goes));
+        let leads = changed.any(|kind| kind.affine.is_none()).then(|| self.leads(node.family));
+        for kind in added {
+            self.use_kind(kind, node, transaction);
         }
-        let added = self.kinds.len() > before;
-        for kind in old.kinds.difference(&new.kinds) {
-            self.drop_kind(*kind, node, transaction);
+        for kind in removed {
+            self.drop_kind(kind, node, transaction);
         }
-        if added || self.kinds.len() < before {
-            for ((chain, before), (_, after)) in leads.into_iter().zip(self.leads(node.family)) {
-                transaction.chain(chain, Some(before), Some(after));
-            }
+        for ((chain, before), (_, after)) in
+            leads.into_iter().flat_map(|leads| leads.into_iter().zip(self.leads(node.family)))
+        {
+            transaction.chain(chain, Some(before), Some(after));
         }
     }
 
     /// The chains that know the sets of all kinds.
     fn leads(&self, family: Family) -> [(String, Rules); 2] {
         [false, true].map(|node| {
-            let mut kinds: Vec<Kind> =
-                self.kinds.keys().filter(|kind| kind.node == node).copied().collect();
+            let mut kinds: Vec<Kind> = self
+                .kinds
+                .keys()
+                .filter(|it| it.node == node && it.affine.is_none())
+                .copied()
+                .collect();
             kinds.sort();
             (chains::lead_name(node).to_owned(), Arc::new(chains::lead_kinds(&kinds, family)))
         })
