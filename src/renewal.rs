@@ -23,7 +23,7 @@ pub(crate) async fn run(
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut addresses = addresses.unwrap_or_else(|| watch::channel(vec![settings.node_ip]).1);
-    let mut current = settings.node_ip;
+    let (mut current, mut written) = (settings.node_ip, String::new());
     // Certificates have a quarter of their life left when they are made again; a look every eighth is in time.
     let eighth = u64::try_from(settings.flags.certificate_seconds / 8).unwrap_or(0);
     let pause = Duration::from_secs(eighth).clamp(LOOK_SOONEST, LOOK_EVERY);
@@ -36,8 +36,9 @@ pub(crate) async fn run(
                 info!(address = %current, "address of this server");
             }
         }
-        if let Err(error) = renew(&settings, &shown, current) {
-            warn!("the server's certificates were not renewed: {error:#}");
+        match renew(&settings, &shown, current, &written) {
+            Ok(administrator) => written = administrator,
+            Err(error) => warn!("the server's certificates were not renewed: {error:#}"),
         }
     }
 }
@@ -49,9 +50,18 @@ async fn changed(addresses: &mut watch::Receiver<Vec<IpAddr>>) {
     }
 }
 
-/// Makes what is due, and shows and writes what was made.
-fn renew(settings: &Settings, shown: &pki::ServingCertificate, address: IpAddr) -> Result<()> {
+/// Makes what is due, shows it, and writes the kubeconfig unless it holds this administrator's certificate already;
+/// answers that certificate.
+fn renew(
+    settings: &Settings,
+    shown: &pki::ServingCertificate,
+    address: IpAddr,
+    written: &str,
+) -> Result<String> {
     let made = server::credentials(settings, address)?;
     shown.replace(&made.server)?;
-    server::write_kubeconfig(settings, &made)
+    if made.admin.certificate != written {
+        server::write_kubeconfig(settings, &made)?;
+    }
+    Ok(made.admin.certificate)
 }

@@ -55,9 +55,13 @@ async fn hold(member: Arc<Member>, server: Address, accept: tunnel::Accept) {
                 member.balancer.tunnel(&server, true);
                 tracing::info!(%server, "tunnel is up");
                 told = false;
-                let why = ended(session).await;
+                let mut moved = member.moved.subscribe();
+                let why = tokio::select! {
+                    why = ended(session) => why.to_string(),
+                    _ = moved.changed() => "this node has another address".to_owned(),
+                };
                 member.balancer.tunnel(&server, false);
-                tracing::warn!(%server, %why, "tunnel is down");
+                tracing::warn!(%server, why, "tunnel is down");
                 if since.elapsed() > LASTED {
                     backoff.succeeded();
                 }

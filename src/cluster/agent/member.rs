@@ -34,6 +34,8 @@ pub(crate) struct Member {
     credentials: Mutex<Credentials>,
     /// The server does not take the certificate.
     pub(crate) refused: Notify,
+    /// Changes when the node has other addresses: connections from the old ones are dead, though nothing says so.
+    pub(crate) moved: watch::Sender<u64>,
 }
 
 /// A member of a cluster; [`Joined::run`] keeps it one.
@@ -69,6 +71,7 @@ impl Joined {
                 transport,
                 credentials: Mutex::new(Credentials { client, serving, life }),
                 refused: Notify::new(),
+                moved: watch::Sender::new(0),
             }),
         })
     }
@@ -163,7 +166,12 @@ impl Member {
         if ips.is_empty() {
             return false;
         }
-        lock(&self.node).ips = ips.to_vec();
+        let before = std::mem::replace(&mut lock(&self.node).ips, ips.to_vec());
+        if before.iter().any(|ip| !ips.contains(ip)) {
+            tracing::info!(?ips, "this node has other addresses");
+            self.moved.send_modify(|count| *count += 1);
+            self.transport.cut();
+        }
         let names = Facts::of_pem(&lock(&self.credentials).serving.certificate)
             .map(|facts| facts.names)
             .unwrap_or_default();
