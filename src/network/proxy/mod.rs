@@ -18,6 +18,7 @@ mod measure;
 mod plan;
 mod route;
 mod select;
+mod sets;
 mod settings;
 mod state;
 #[cfg(test)]

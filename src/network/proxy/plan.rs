@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Node;
 use super::chains;
 use super::select::{Selection, select};
+use super::sets;
 use super::values::{
     Backend, Choice, Fragment, Front, Key, Kind, LOCAL_SLOT, Protocol, Scope, Value,
 };
@@ -210,7 +211,7 @@ impl PortPlan<'_> {
         let chain = Choice::Affine { id: self.id, local }.chain();
         let rules = chains::affinity(&named, self.node.family);
         fragment.chains.insert(chain, Arc::new(rules));
-        let set = chains::clients(seconds, self.node.family);
+        let set = sets::clients(seconds, self.node.family);
         fragment.sets.extend(named.into_iter().map(|(name, _)| (name, set)));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Node;
 use super::chains;
+use super::sets;
 use super::transaction::Transaction;
 use super::values::{Datagrams, Fragment, IDS, Key, Kind, Owner, Pick, Protocol, Rules, Value};
 use crate::nft::Family;
@@ -227,7 +228,7 @@ impl State {
 /// The chain of a kind, and the set of its fronts.
 fn note_kind(kind: Kind, node: &Node, transaction: &mut Transaction, there: bool) {
     let rules = Some(Arc::new(chains::kind(kind, node)));
-    let set = Some(chains::fronts(node.family));
+    let set = Some(sets::fronts(node.family));
     let (rules, set) =
         if there { ((None, rules), (None, set)) } else { ((rules, None), (set, None)) };
     transaction.chain(kind.chain(), rules.0, rules.1);

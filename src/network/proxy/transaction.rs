@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Node;
 use super::chains::{self, octets};
+use super::sets;
 use super::values::{Datagrams, Fragment, Front, Key, Rules, Value};
 use crate::nft::{Batch, Element, Family, Set, Verdict};
 
@@ -175,7 +176,7 @@ fn encode_step(batch: &mut Batch, step: &Step) {
 
 fn replace(batch: &mut Batch, node: &Node) {
     batch.replace_table(TABLE);
-    for (name, set) in chains::sets(node.family) {
+    for (name, set) in sets::all(node.family) {
         batch.set(TABLE, name, &set);
     }
     let base = chains::base();

@@ -16,7 +16,7 @@ use crate::proxy::engine::Engine;
 use crate::proxy::kernel::Kernel;
 use crate::proxy::transaction::Step;
 use crate::proxy::values::{Key, Value};
-use crate::proxy::{Node, chains};
+use crate::proxy::{Node, chains, sets};
 
 const CHANGES: usize = 200;
 const SERVICES: u32 = 6;
@@ -94,7 +94,7 @@ impl Model {
                 }
             }
             Expression::Lookup { set, .. } | Expression::Update { set, .. } => {
-                let fixed = chains::sets(Family::V4).iter().any(|(name, _)| name == set);
+                let fixed = sets::all(Family::V4).iter().any(|(name, _)| name == set);
                 assert!(fixed || self.sets.contains_key(set), "{set}");
             }
             _ => {}
