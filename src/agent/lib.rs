@@ -4,6 +4,9 @@
 //! the API server stores things, how containers are cloned, or how pod addresses are wired: the last is behind
 //! [`PodNetwork`].
 //!
+//! It works without the API server too: `link` knows whether the server answers, `record` keeps on disk what the pods of the
+//! node are started from, and `telling` sends the latest status when somebody listens again.
+//!
 //! Start reading at `worker`: what a pod needs next is decided there, without IO, by `PodState::step`. `actor` owns one
 //! pod and performs what was decided; `pods` owns the actors. `status` turns the state into the pod's status.
 //! `node` registers the node and keeps its lease; `server` is the kubelet's HTTP API for logs, exec and attach.

@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 /// A server that has answered nothing for this long, although it was asked, is away.
 const SILENCE: Duration = Duration::from_secs(10);
+/// A request may fail for reasons of its own; a server that answered another one so lately is there.
+const RECENT: Duration = Duration::from_secs(3);
 
 /// What is known of the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +62,11 @@ impl Transport for Listening {
                     answer.await
                 }
             };
-            self.note(if answers(&answer) { Link::Heard } else { Link::Away });
+            if answers(&answer) {
+                self.note(Link::Heard);
+            } else if self.last_heard().is_none_or(|at| at.elapsed() >= RECENT) {
+                self.note(Link::Away);
+            }
             answer
         })
     }
@@ -132,10 +138,14 @@ mod tests {
             (401, Link::Heard),
         ];
         for (answer, wanted) in cases {
+            tokio::time::sleep(RECENT).await;
             code.store(answer, Ordering::Relaxed);
             let ask = client.raw(Request::new(Bytes::new()));
             drop(tokio::time::timeout(Duration::from_secs(60), ask).await);
             assert_eq!(*link.borrow(), wanted, "{answer}");
         }
+        code.store(0, Ordering::Relaxed);
+        drop(client.raw(Request::new(Bytes::new())).await);
+        assert_eq!(*link.borrow(), Link::Heard, "one failure is no absence");
     }
 }
