@@ -148,7 +148,8 @@ fn tokens_are_made_listed_deleted_and_replaced() {
     let (mut server, mut agent) = (lab.machine("server"), lab.machine("agent"));
     server.start(&["--disable-agent"]);
     let url = format!("https://{}:6443", server.address());
-    let made = token(&server, &["create", "--description", "shop", "--ttl", "90m"]).expect("create");
+    let made =
+        token(&server, &["create", "--description", "shop", "--ttl", "90m"]).expect("create");
     let made = made.trim();
     assert!(made.starts_with("K10") && made.contains("::"), "{made}");
     let (id, _) =
