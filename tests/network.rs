@@ -128,6 +128,21 @@ fn pods_services_and_names_work_across_nodes() {
     // A pod reaches itself through its Service.
     reaches(m, "web-one", "http://first/", "web-one");
 
+    answers_from_outside(&n);
+    let refused = get(m, "on-one", "http://nobody/").expect_err("a Service without endpoints");
+    assert!(refused.contains("refused"), "{refused}");
+
+    // The API server, as every client library in a pod finds it.
+    let connect = "nc -w 3 kubernetes.default.svc 443 </dev/null && echo open";
+    assert_eq!(m.ok(&["exec", "on-two", "--", "sh", "-c", connect]), "open\n");
+    leaves_under_the_nodes_address(&n);
+    moved(&n);
+    nothing_leaks(&n);
+}
+
+/// NodePort, traffic policy, hostPort and load balancer as a machine outside the cluster sees them.
+fn answers_from_outside(n: &Nodes) {
+    let m = &n.server;
     let field = |service: &str, path: &str| {
         m.ok(&["get", "service", service, "-o", &format!("jsonpath={{{path}}}")])
     };
@@ -140,8 +155,7 @@ fn pods_services_and_names_work_across_nodes() {
     }
     let local = field("local", ".spec.ports[0].nodePort");
     m.wait("the Local policy's node answers", |_| {
-        fetch(&n.world, &format!("http://{}:{local}/", n.two.address())).as_deref()
-            == Ok("web-two")
+        fetch(&n.world, &format!("http://{}:{local}/", n.two.address())).as_deref() == Ok("web-two")
     });
     assert!(fetch(&n.world, &format!("http://{}:{local}/", n.one.address())).is_err());
     let host_port = format!("http://{}:8099/", n.two.address());
@@ -151,15 +165,6 @@ fn pods_services_and_names_work_across_nodes() {
     });
     let balanced = format!("http://{}/", n.one.address());
     m.wait(&balanced, |_| fetch(&n.world, &balanced).as_deref() == Ok("web-two"));
-    let refused = get(m, "on-one", "http://nobody/").expect_err("a Service without endpoints");
-    assert!(refused.contains("refused"), "{refused}");
-
-    // The API server, as every client library in a pod finds it.
-    let connect = "nc -w 3 kubernetes.default.svc 443 </dev/null && echo open";
-    assert_eq!(m.ok(&["exec", "on-two", "--", "sh", "-c", connect]), "open\n");
-    leaves_under_the_nodes_address(&n);
-    moved(&n);
-    nothing_leaks(&n);
 }
 
 /// A machine outside the cluster has no way back to a pod's address, so it can answer only a node's.
@@ -220,6 +225,8 @@ fn a_node_behind_a_router_serves_logs_and_exec() {
         m.kubectl(&["logs", "away"]).is_ok_and(|l| l == "from away\n")
     });
     assert_eq!(m.ok(&["exec", "away", "--", "echo", "through"]), "through\n");
+    let inbound = format!("http://{}:10250/", n.hidden.address());
+    assert!(fetch(&n.server, &inbound).is_err(), "nobody connects to the node itself");
     let metrics = m.ok(&["get", "--raw", "/api/v1/nodes/hidden/proxy/metrics"]);
     assert!(metrics.contains("# TYPE"), "{metrics}");
 }
