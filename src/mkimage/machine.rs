@@ -85,16 +85,16 @@ impl Place {
 pub(crate) enum Network<'a> {
     /// To the host alone, its API server at `127.0.0.1:forward`.
     Alone { forward: u16 },
-    /// The same, and further boards are plugged in at this socket.
-    Open { forward: u16, socket: &'a Path },
-    /// To the network of the board with that socket, as its board of this number, 1 or more.
-    Plugged { socket: &'a Path, number: u8 },
+    /// To the switch at this socket, with the way to the host plugged in there too.
+    Gateway { forward: u16, switch: &'a Path },
+    /// To the switch at this socket, as its board of this number, 1 or more.
+    Plugged { switch: &'a Path, number: u8 },
 }
 
 impl Network<'_> {
     fn forward(self) -> Option<u16> {
         match self {
-            Network::Alone { forward } | Network::Open { forward, .. } => Some(forward),
+            Network::Alone { forward } | Network::Gateway { forward, .. } => Some(forward),
             Network::Plugged { .. } => None,
         }
     }
@@ -104,20 +104,20 @@ impl Network<'_> {
         let user = |id: &str, forward: u16| {
             format!("user,id={id},hostfwd=tcp:127.0.0.1:{forward}-:{API_PORT}")
         };
-        let stream = |id: &str, server: &str, socket: &Path| {
-            format!("stream,id={id},server={server},addr.type=unix,addr.path={}", socket.display())
+        let plug = |id: &str, switch: &Path| {
+            format!("stream,id={id},server=off,addr.type=unix,addr.path={}", switch.display())
         };
-        let port = |id: &str, peer: &str| format!("hubport,id={id},hubid=0{peer}");
+        let joined = |id: &str, peer: &str| format!("hubport,id={id},hubid=0,netdev={peer}");
         match self {
             Network::Alone { forward } => vec![user("net", forward)],
-            Network::Open { forward, socket } => vec![
+            Network::Gateway { forward, switch } => vec![
                 user("host-side", forward),
-                port("port-host", ",netdev=host-side"),
-                stream("other-side", "on", socket),
-                port("port-other", ",netdev=other-side"),
-                port("net", ""),
+                joined("host-port", "host-side"),
+                plug("switch-side", switch),
+                joined("switch-port", "switch-side"),
+                plug("net", switch),
             ],
-            Network::Plugged { socket, .. } => vec![stream("net", "off", socket)],
+            Network::Plugged { switch, .. } => vec![plug("net", switch)],
         }
     }
 
@@ -224,6 +224,13 @@ impl Machine {
             );
             pause(STEP * 2);
         }
+    }
+
+    /// Lines the console has shown so far are not found any more.
+    pub(crate) fn forget_lines(&mut self) -> Result<()> {
+        self.console.follow()?;
+        self.console.unsearched.clear();
+        Ok(())
     }
 
     fn ask_kubeconfig(&self, port: &mut Option<HostPort>) -> Result<Option<String>> {

@@ -24,6 +24,7 @@ mod pair;
 mod recipe;
 mod root_tree;
 mod show;
+mod switch;
 mod tools;
 mod trial;
 

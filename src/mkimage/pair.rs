@@ -13,6 +13,7 @@ use crate::boot_files;
 use crate::kubectl::Kubectl;
 use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes};
 use crate::recipe::image_path;
+use crate::switch::Switch;
 use crate::trial::{Check, run_checks, show_tail};
 
 /// Given to both boards, so that the test need not read it from the server's disk.
@@ -27,7 +28,8 @@ struct Pair {
     board: Board,
     image: PathBuf,
     places: [Place; 2],
-    sockets: tempfile::TempDir,
+    switch: Switch,
+    _sockets: tempfile::TempDir,
     kubeconfig: PathBuf,
     kubectl: Kubectl,
     forward: u16,
@@ -52,11 +54,13 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let dir = args.place.dir();
     let places = [Place::new(&dir.join("pair-server"))?, Place::new(&dir.join("pair-agent"))?];
     let kubeconfig = dir.join("pair-server/kubeconfig.yaml");
+    let sockets = tempfile::Builder::new().prefix("copepod-").tempdir()?;
     let mut pair = Pair {
+        switch: Switch::start(&sockets.path().join("switch"))?,
+        _sockets: sockets,
         board,
         image: image_path(&dir),
         places,
-        sockets: tempfile::Builder::new().prefix("copepod-").tempdir()?,
         kubectl: Kubectl::new(&args.kubectl.program(), &kubeconfig),
         kubeconfig,
         forward: args.forward,
@@ -70,8 +74,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
 
 fn server_boots(pair: &mut Pair) -> Result<()> {
     let owner = format!("args: [\"--token={PASSWORD}\"]\n");
-    let socket = pair.socket();
-    let network = Network::Open { forward: pair.forward, socket: &socket };
+    let network = Network::Gateway { forward: pair.forward, switch: pair.switch.path() };
     pair.server = Some(pair.start(0, &owner, network)?);
     let server = pair.server.as_mut().context("the server does not run")?;
     server.kubeconfig(&pair.kubeconfig, BOOT_LIMIT)?;
@@ -83,8 +86,8 @@ fn agent_joins(pair: &mut Pair) -> Result<()> {
     let owner = format!(
         "hostname: {AGENT_NAME}\nrole: agent\nargs: [\"--server=https://{SERVER}:6443\", \"--token={token}\"]\n"
     );
-    let socket = pair.socket();
-    pair.agent = Some(pair.start(1, &owner, Network::Plugged { socket: &socket, number: 1 })?);
+    pair.agent =
+        Some(pair.start(1, &owner, Network::Plugged { switch: pair.switch.path(), number: 1 })?);
     pair.wait_ready(AGENT_NAME)
 }
 
@@ -128,8 +131,10 @@ fn streams(pair: &mut Pair) -> Result<()> {
 fn restarts_alone(pair: &mut Pair) -> Result<()> {
     pair.server.as_mut().context("the server does not run")?.monitor("stop")?;
     let agent = pair.agent.as_mut().context("the agent does not run")?;
+    agent.forget_lines()?;
     agent.monitor("system_reset")?;
     agent.wait_for_line("verified root", BOOT_LIMIT)?;
+    agent.wait_for_line("going on with the recorded pods", BOOT_LIMIT)?;
     agent.wait_for_line("container started", BOOT_LIMIT)?;
     Ok(())
 }
@@ -161,10 +166,6 @@ fn no_crash(pair: &mut Pair) -> Result<()> {
 }
 
 impl Pair {
-    fn socket(&self) -> PathBuf {
-        self.sockets.path().join("lan")
-    }
-
     /// A fresh disk with this text as the owner's settings, and the board on it.
     fn start(&self, number: usize, owner: &str, network: Network<'_>) -> Result<Machine> {
         let place = self.places.get(number).context("two places")?;
