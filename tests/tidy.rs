@@ -8,7 +8,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("agent", &["api", "client", "runtime", "sys"]),
     ("api", &[]),
     ("apiserver", &["api", "pki", "schema", "store"]),
-    ("bench", &["client", "testkit"]),
+    ("bench", &["client", "network", "testkit"]),
     ("client", &["api"]),
     ("cluster", &["api", "client", "pki", "tunnel"]),
     ("controllers", &["api", "client"]),

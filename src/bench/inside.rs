@@ -31,8 +31,12 @@ pub(crate) struct Flags {
 
 #[derive(Subcommand)]
 enum Part {
-    /// Waits until the node is Ready
-    Ready,
+    /// Waits until a node is Ready
+    Ready {
+        /// This one, if any will not do
+        #[arg(long)]
+        node: Option<String>,
+    },
     /// Prints requests per second
     Load {
         operation: String,
@@ -55,7 +59,7 @@ pub(crate) fn run(flags: Flags) -> Result<()> {
     drop(rustls::crypto::ring::default_provider().install_default());
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         match &flags.part {
-            Part::Ready => ready(&flags.kubeconfig).await,
+            Part::Ready { node } => ready(&flags.kubeconfig, node.as_deref()).await,
             Part::Load { operation, clients } => load(&flags.kubeconfig, operation, *clients).await,
             Part::Pods { count } => pods(&flags.kubeconfig, *count).await,
             Part::Hold { count } => hold(&flags.kubeconfig, *count).await,
@@ -83,7 +87,7 @@ fn connect(kubeconfig: &PathBuf) -> Result<Client> {
     Ok(Client::new(Arc::new(transport)))
 }
 
-async fn ready(kubeconfig: &PathBuf) -> Result<()> {
+async fn ready(kubeconfig: &PathBuf, name: Option<&str>) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !kubeconfig.exists() {
         pause(end, "the kubeconfig").await?;
@@ -96,6 +100,9 @@ async fn ready(kubeconfig: &PathBuf) -> Result<()> {
         }
     };
     let is_ready = |node: &Node| {
+        if name.is_some_and(|name| node.metadata.name.as_deref() != Some(name)) {
+            return false;
+        }
         let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
         conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
     };

@@ -5,6 +5,7 @@
 
 mod figures;
 mod inside;
+mod nodes;
 mod process;
 
 use std::path::PathBuf;
@@ -40,12 +41,16 @@ enum Command {
     /// A part that runs within the machine's network
     #[command(hide = true)]
     Inside(inside::Flags),
+    /// The rules of so many Services, in a network namespace of its own
+    #[command(hide = true)]
+    Rules { services: usize },
 }
 
 fn main() -> Result<()> {
     let flags = Flags::parse();
     match flags.command {
         Some(Command::Inside(inside)) => inside::run(inside),
+        Some(Command::Rules { services }) => nodes::print_rules(services),
         None => {
             let figures = measure(Duration::from_secs(flags.idle_seconds))?;
             let text = figures.to_string();
@@ -81,6 +86,7 @@ fn measure(idle: Duration) -> Result<Figures> {
         }
     }
     drop(machine);
+    nodes::measure(&mut figures)?;
     eprintln!("bench: idle for {} s", idle.as_secs());
     idle_cost(&mut figures, idle)?;
     Ok(figures)
@@ -121,13 +127,18 @@ fn usages(machine: &Machine) -> Result<Vec<(String, Usage)>> {
     for (pid, line) in machine.processes() {
         let name = match line.split('\0').nth(1) {
             Some("server") => "server and agent",
+            Some("agent") => "agent alone",
             Some("runtime") => "runtime process",
             _ => continue,
         };
         found.push((name.to_owned(), Usage::of(pid)?));
     }
-    ensure!(found.len() == 2, "expected one server and one runtime process, found {}", found.len());
-    found.sort_by(|a, b| b.0.cmp(&a.0));
+    ensure!(
+        found.len() == 2,
+        "expected one server or agent and one runtime process, found {}",
+        found.len()
+    );
+    found.sort_by_key(|(name, _)| name.starts_with("runtime"));
     Ok(found)
 }
 
