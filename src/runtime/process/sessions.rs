@@ -192,7 +192,13 @@ impl Server {
     fn hang_up(&mut self, number: u64) {
         if let Some(session) = self.sessions.get_mut(&number) {
             session.owner = None;
-            session.master = None;
+            // A command that has not taken the terminal yet is not told by its hang-up. The pid is its own until reaped.
+            if session.master.take().is_some()
+                && let Some(pid) = session.pid
+                && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGHUP)
+            {
+                tracing::debug!(pid, %error, "command not told that its terminal is gone");
+            }
         }
         self.settle_session(number);
     }
