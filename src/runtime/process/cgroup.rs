@@ -181,10 +181,7 @@ impl Cgroups {
     pub(super) fn processes(&self, group: &str) -> Vec<Pid> {
         let mut pids = Vec::new();
         for directory in self.directories(group) {
-            for below in tree(&directory) {
-                let text = fs::read_to_string(below.join("cgroup.procs")).unwrap_or_default();
-                pids.extend(text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw));
-            }
+            pids.extend(tree(&directory).iter().flat_map(|below| members(below)));
         }
         pids.sort();
         pids.dedup();
@@ -414,17 +411,28 @@ fn wait_readable(pidfd: &OwnedFd, deadline: Instant) -> bool {
     }
 }
 
+/// Processes of one group in one hierarchy. Those of another process namespace have no number here, which reads as 0.
+fn members(directory: &Path) -> Vec<Pid> {
+    let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    let numbers = text.lines().filter_map(|line| line.parse().ok());
+    numbers.filter(|number| *number > 0).map(Pid::from_raw).collect()
+}
+
 fn remove_tree(directory: &Path, deadline: Instant) -> io::Result<()> {
     for path in tree(directory).into_iter().rev() {
         loop {
             match fs::remove_dir(&path) {
                 Ok(()) => break,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                // A zombie that its parent has not collected yet keeps the group busy.
+                // A zombie that its parent has not collected yet keeps the group busy, or a process that an interrupted
+                // creation put into this hierarchy only, and late.
                 Err(error)
                     if error.raw_os_error() == Some(nix::libc::EBUSY)
                         && Instant::now() < deadline =>
                 {
+                    for pid in members(&path) {
+                        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                    }
                     let _ = poll(&mut [], PollTimeout::from(5u8));
                 }
                 Err(error) => {
