@@ -66,5 +66,5 @@ else
 fi
 
 mkdir -p build/bin
-cp "$CARGO_TARGET_DIR/$triple/release/copepod" "build/bin/copepod-$target"
-cp "$CARGO_TARGET_DIR/$triple/release/stage1" "build/bin/stage1-$target"
+cp --remove-destination "$CARGO_TARGET_DIR/$triple/release/copepod" "build/bin/copepod-$target"
+cp --remove-destination "$CARGO_TARGET_DIR/$triple/release/stage1" "build/bin/stage1-$target"
