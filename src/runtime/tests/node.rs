@@ -217,15 +217,24 @@ impl Node {
         self.runtime = self.connect().await;
     }
 
+    /// Removes everything. As the agent does, it asks again after a failure: what a killed process began may still be at work.
     pub(crate) async fn remove_all(&self) {
-        let snapshot = self.runtime.list().await.unwrap();
-        for container in &snapshot.containers {
-            self.runtime.remove_container(&container.id).await.unwrap();
-        }
-        for sandbox in &snapshot.sandboxes {
-            self.runtime.remove_sandbox(&sandbox.id).await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.try_to_remove_all().await {
+            assert!(Instant::now() < deadline, "not removed in time: {error}");
         }
         assert_eq!(self.runtime.list().await.unwrap(), Default::default());
+    }
+
+    async fn try_to_remove_all(&self) -> Result<(), runtime::client::Error> {
+        let snapshot = self.runtime.list().await?;
+        for container in &snapshot.containers {
+            self.runtime.remove_container(&container.id).await?;
+        }
+        for sandbox in &snapshot.sandboxes {
+            self.runtime.remove_sandbox(&sandbox.id).await?;
+        }
+        Ok(())
     }
 
     /// The process's pid without asking it.
