@@ -111,7 +111,7 @@ const KILLS: usize = 6;
 /// One container for each pod: what a server that dies while it creates them must not get wrong.
 fn started_once(m: &Machine) -> Result<(), String> {
     let status = "jsonpath={range .items[*]}{.status.phase} {.status.containerStatuses[0].restartCount} \
-                  {.status.containerStatuses[0].containerID}{\"\\n\"}{end}";
+                  {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].lastState}{\"\\n\"}{end}";
     let rows = m.kubectl(&["get", "pods", "-l", "app=many", "-o", status])?;
     let good = rows.lines().filter(|row| row.starts_with("Running 0 copepod://")).count();
     let running = m.containers_running("many-marker");
@@ -150,7 +150,7 @@ fn killed_again_and_again_while_pods_are_created() {
         last = started_once(m);
         last.is_ok() || std::time::Instant::now() > end
     });
-    assert_eq!(last, Ok(()));
+    assert_eq!(last, Ok(()), "\n{}", m.log());
     m.ok(&["delete", "deployment", "many", "--timeout=60s"]);
     m.wait("no pod is left", |m| m.ok(&["get", "pods", "-o", "name"]).is_empty());
     m.wait("no container and no pod folder is left", |m| {

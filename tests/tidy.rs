@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The crates of ours that each crate may depend on; the table of ARCHITECTURE.md.
 const EDGES: &[(&str, &[&str])] = &[
-    ("agent", &["api", "client", "runtime", "sys"]),
+    ("agent", &["api", "client", "pki", "runtime", "sys"]),
     ("api", &[]),
     ("apiserver", &["api", "pki", "schema", "store"]),
     ("bench", &["client", "network", "testkit"]),
@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("mkimage", &["disk"]),
     ("network", &["api", "client", "sys"]),
     ("pki", &[]),
-    ("runtime", &["sys"]),
+    ("runtime", &["pki", "sys"]),
     ("scheduler", &["api", "client"]),
     ("schema", &["api"]),
     ("store", &[]),

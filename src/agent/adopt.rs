@@ -126,8 +126,8 @@ pub(crate) async fn known(
             .containers
             .iter()
             .filter(|c| identity(c).is_some_and(|(u, n, _)| u == uid && n == spec.name))
-            // One that was made but never started will be made anew.
-            .filter(|c| c.state != State::Created)
+            // One that was made but never started will be made anew, as is one that an earlier agent was replacing.
+            .filter(|c| c.state != State::Created && !c.removing)
             .collect();
         attempts.sort_by_key(|c| c.attempt);
         let known = match attempts.pop() {
@@ -153,7 +153,11 @@ async fn from_runtime(
     let label = |key: &str| newest.labels.get(key).cloned().unwrap_or_default();
     let previous = match before {
         Some(container) => termination(paths, container).await,
-        None => None,
+        // The runtime may have lost it; what was said of it stays.
+        None => reported
+            .filter(|s| u32::try_from(s.restart_count) == Ok(newest.attempt))
+            .and_then(|s| s.last_state.clone()?.terminated)
+            .map(from_terminated),
     };
     let started = reported.is_some_and(|s| s.started == Some(true));
     Known {
@@ -221,4 +225,68 @@ fn from_terminated(state: ContainerStateTerminated) -> Termination {
 
 fn bare_id(id: Option<&str>) -> Option<String> {
     id.and_then(|id| id.strip_prefix("copepod://")).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A container `c` of the pod `u`: its attempt and state, and whether it is being removed.
+    fn container((attempt, state, removing): (u32, &str, bool)) -> Container {
+        serde_json::from_value(json!({
+            "id": format!("u-c-{attempt}"), "sandbox": "u", "name": "c", "attempt": attempt,
+            "labels": {label::POD_UID: "u", label::CONTAINER: "c"},
+            "state": state, "pid": null, "created_at": 1, "started_at": 2, "finished_at": 3,
+            "exit_code": (state == "exited").then_some(7), "signal": null, "oom_killed": false,
+            "message": "", "log_path": "", "removing": removing,
+        }))
+        .expect("a container")
+    }
+
+    #[tokio::test]
+    async fn what_a_restarted_agent_takes_over() {
+        let ended = |code| json!({"terminated": {"exitCode": code}});
+        let status = |count, last| json!({"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": count, "state": {"waiting": {}}, "lastState": last});
+        let none = json!(null);
+        let cases = [
+            // what the runtime has, what the server has heard, then: attempt, exit code, exit code of the one before
+            (vec![], none.clone(), None),
+            (vec![(0, "running", false)], none.clone(), Some((0, None, None))),
+            (vec![(0, "exited", false)], none.clone(), Some((0, Some(7), None))),
+            (vec![(0, "created", false)], none.clone(), None),
+            // An earlier agent was making room for a new one.
+            (vec![(0, "exited", true)], none.clone(), None),
+            (vec![(0, "running", true)], none.clone(), None),
+            (
+                vec![(0, "exited", false), (1, "exited", true)],
+                none.clone(),
+                Some((0, Some(7), None)),
+            ),
+            (
+                vec![(0, "exited", false), (1, "running", false)],
+                none.clone(),
+                Some((1, None, Some(7))),
+            ),
+            (vec![(1, "running", false)], status(1, ended(5)), Some((1, None, Some(5)))),
+            (vec![(2, "running", false)], status(1, ended(5)), Some((2, None, None))),
+        ];
+        let pod = |status: &serde_json::Value| -> Pod {
+            let statuses: Vec<_> = [status].into_iter().filter(|s| !s.is_null()).collect();
+            serde_json::from_value(json!({
+                "metadata": {"uid": "u"}, "spec": {"containers": [{"name": "c"}]}, "status": {"containerStatuses": statuses},
+            }))
+            .expect("a pod")
+        };
+        let paths = Paths::new(Path::new("/nonexistent"));
+        for (has, reported, wanted) in cases {
+            let containers = has.iter().copied().map(container).collect();
+            let snapshot = Snapshot { sandboxes: Vec::new(), containers };
+            let found = known(&paths, &pod(&reported), &snapshot, Timestamp::UNIX_EPOCH).await;
+            let code = |exit: &Option<Termination>| exit.as_ref().map(|e| e.exit_code);
+            let got = found.first().map(|k| (k.attempt, code(&k.exit), code(&k.previous)));
+            assert_eq!(got, wanted, "{has:?} {reported}");
+        }
+    }
 }

@@ -315,7 +315,9 @@ impl Dispatcher {
 
     async fn relist(&mut self) {
         let snapshot = list_until_answered(&self.ctx).await;
-        for container in snapshot.containers.iter().filter(|c| c.state == State::Exited) {
+        for container in
+            snapshot.containers.iter().filter(|c| c.state == State::Exited && !c.removing)
+        {
             self.exited(container).await;
         }
         for uid in self.actors.keys() {

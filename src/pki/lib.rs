@@ -4,6 +4,7 @@
 //! It deliberately knows no HTTP, no API objects and no clock: whoever calls passes the time as seconds since 1970.
 //! Start reading at [`ensure`], which makes everything a server needs below one directory.
 
+mod any_server;
 mod authority;
 mod ensure;
 mod facts;
@@ -17,6 +18,7 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
+pub use any_server::AnyServer;
 pub use authority::{
     Authority, Identity, Request, Subject, new_key, requested_key, signing_request,
 };

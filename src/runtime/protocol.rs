@@ -240,6 +240,9 @@ pub struct Container {
     /// Why it ended or could not be started, for people.
     pub message: String,
     pub log_path: PathBuf,
+    /// It is being removed, which kills it: its end is not one of its own.
+    #[serde(default)]
+    pub removing: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

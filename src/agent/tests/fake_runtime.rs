@@ -180,6 +180,7 @@ fn container(spec: &ContainerSpec, now: i64) -> Container {
         oom_killed: false,
         message: String::new(),
         log_path: spec.log_path.clone(),
+        removing: false,
     }
 }
 

@@ -18,7 +18,7 @@ use super::output::{Outlet, Sink};
 use super::record::ContainerRecord;
 use super::server::{Ending, Origin, Server, Task};
 use super::work;
-use crate::protocol::{Event, Failure, FailureKind, Reply, State};
+use crate::protocol::{Container, Event, Failure, FailureKind, Reply, State};
 
 /// A container and what this process holds of it.
 #[derive(Debug)]
@@ -52,6 +52,11 @@ impl Entry {
             starting: false,
             removing: false,
         }
+    }
+
+    /// What clients are told.
+    pub(super) fn status(&self) -> Container {
+        Container { removing: self.removing, ..self.record.status.clone() }
     }
 }
 

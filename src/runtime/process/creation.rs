@@ -140,6 +140,7 @@ impl Server {
                 oom_killed: false,
                 message: String::new(),
                 log_path: spec.log_path.clone(),
+                removing: false,
             },
             process: None,
             cgroup: format!("{group}/{}", spec.id),

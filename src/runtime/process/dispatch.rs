@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::containers::Entry;
 use super::job::{Child, Outcome, Product, failure, internal};
 use super::server::{
     DEFERRED_MAX, Deferred, JOB_TIMEOUT, JOBS_MAX, Job, Origin, SANDBOXES_MAX, Server, Task,
@@ -39,10 +40,9 @@ impl Server {
         match request {
             Request::Version => Some(Ok(Reply::Version(self.version()))),
             Request::List => Some(Ok(Reply::List(self.snapshot()))),
-            Request::Container { id } => Some(
-                self.entry(&id)
-                    .map(|entry| Reply::Container(Box::new(entry.record.status.clone()))),
-            ),
+            Request::Container { id } => {
+                Some(self.entry(&id).map(|entry| Reply::Container(Box::new(entry.status()))))
+            }
             Request::Signal { id, signal } => done(self.signal_container(&id, signal)),
             Request::KillAll { id } => done(self.kill_all(&id)),
             Request::Resize { id, columns, rows } => {
@@ -205,7 +205,7 @@ impl Server {
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             sandboxes: self.sandboxes.values().map(|record| record.sandbox.clone()).collect(),
-            containers: self.containers.values().map(|entry| entry.record.status.clone()).collect(),
+            containers: self.containers.values().map(Entry::status).collect(),
         }
     }
 
