@@ -11,7 +11,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check advisories test test-unit test-node test-board image run bench binary binaries size clean
+.PHONY: help setup check advisories test test-unit test-node test-board image images imager-json flash run bench binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -48,8 +48,21 @@ test-node: setup ## A node on this machine, in namespaces of its own, driven wit
 	COPEPOD_TEST_CGROUP2=1 cargo test --locked -p runtime --test containers
 	cargo test --locked --test tests -- --test-threads=2 --skip tidy::
 
-image: setup ## Make the disk image of BOARD=qemu-arm64
-	$(MKIMAGE) image --board $(BOARD)
+image: setup ## Make the disk image of BOARD=qemu-arm64 (SETTINGS=copepod.yaml puts settings on it)
+	$(MKIMAGE) image --board $(BOARD) $(if $(SETTINGS),--settings $(SETTINGS))
+
+images: setup ## Make and pack the images of all boards into build/images
+	$(MKIMAGE) images
+
+imager-json: images ## List them for Raspberry Pi Imager: BASE_URL=https://... is where build/images will be
+	$(MKIMAGE) imager-json --base-url "$(BASE_URL)"
+
+# Only the writing itself runs as root, and only when the device asks for it.
+flash: ## Write the image of BOARD, or IMAGE=file, to the card DEV=/dev/... (without DEV: list cards; SETTINGS=copepod.yaml)
+	cargo build --quiet --release --locked -p mkimage
+	@as_root=; [ -z "$(DEV)" ] || [ -w "$(DEV)" ] || as_root=sudo; \
+	$$as_root target/release/mkimage flash --board $(BOARD) $(if $(IMAGE),--image $(IMAGE)) $(if $(DEV),--dev $(DEV)) \
+		$(if $(SETTINGS),--settings $(SETTINGS)) $(if $(FORCE),--force $(FORCE)) $(if $(YES),--yes)
 
 test-board: image ## Boot BOARD in QEMU and test it, alone and as a pair of server and agent
 	$(MKIMAGE) test --board $(BOARD)

@@ -14,7 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("controllers", &["api", "client"]),
     ("disk", &[]),
     ("init", &["disk", "sys"]),
-    ("mkimage", &["disk"]),
+    ("mkimage", &["disk", "init"]),
     ("network", &["api", "client", "sys"]),
     ("pki", &[]),
     ("runtime", &["pki", "sys"]),

@@ -43,6 +43,12 @@ pub struct Config {
     pub binary: PathBuf,
 }
 
+/// The mistakes in the text of a `copepod.yaml`, as the board would report them; for those who write the file.
+#[must_use]
+pub fn check_settings(text: &str) -> Vec<String> {
+    settings::parse(text).err().into_iter().collect()
+}
+
 /// Runs the role the arguments name: PID 1 when there is none. Never returns.
 ///
 /// Call it when `argv[0]` ends with `init`: so the kernel and PID 1 start it.

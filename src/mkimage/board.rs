@@ -31,6 +31,8 @@ pub(crate) struct Board {
     pub(crate) uboot: Uboot,
     pub(crate) node: Node,
     pub(crate) qemu: Option<Qemu>,
+    /// What Raspberry Pi Imager shows; only for boards it knows.
+    pub(crate) imager: Option<Imager>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -130,6 +132,14 @@ pub(crate) struct Qemu {
     pub(crate) devices: Vec<String>,
 }
 
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Imager {
+    pub(crate) description: String,
+    /// Imager's tags for the models that the image starts on, such as `pi4-64bit`.
+    pub(crate) devices: Vec<String>,
+}
+
 impl Board {
     /// Reads a board with all it inherits.
     pub(crate) fn read(root: &Path, id: &str) -> Result<Board> {
@@ -157,6 +167,11 @@ pub(crate) fn list(root: &Path) -> Result<()> {
         println!("{id:16} {}", Board::read(root, &id)?.name);
     }
     Ok(())
+}
+
+/// Names of all boards.
+pub(crate) fn ids(root: &Path) -> Result<Vec<String>> {
+    Ok(all(&root.join(DIR))?.into_iter().map(|(_, id)| id).collect())
 }
 
 /// Family and name of every board.

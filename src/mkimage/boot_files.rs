@@ -4,16 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use disk::layout;
-use disk::mbr::SECTOR_LEN;
 use disk::slot::{Slot, Verity};
 use disk::state::{FILES, State};
 
 use crate::board::{Board, Compression};
+use crate::owner;
 use crate::tools::{run, tool};
 
 const SCRIPT: &str = "image/boot.cmd";
-const OWNER_NAME: &str = "copepod.yaml";
 /// Text of `copepod.yaml` on the boot partition, for its owner to fill in.
 const OWNER_FILE: &str = "# Settings of this board; they come before the image's. Remove the # to use one.\n\
     #hostname: kitchen\n#role: server\n#interface: eth0\n#args: [\"--node-label=room=kitchen\"]\n";
@@ -69,7 +67,7 @@ pub(crate) fn build(
     for name in FILES {
         fs::write(dir.join(name), State::default().encode()?)?;
     }
-    fs::write(dir.join(OWNER_NAME), OWNER_FILE)?;
+    fs::write(dir.join(owner::NAME), OWNER_FILE)?;
     let slot = dir.join(Slot::A.name());
     fs::write(slot.join("initrd"), initrd)?;
     fs::write(slot.join("slot.env"), slot_description(board, verity))?;
@@ -102,19 +100,6 @@ pub(crate) fn file_system(
     let mut top = top;
     top.sort();
     run(tool("mcopy", epoch).args(["-s", "-m", "-i"]).arg(image).args(top).arg("::"))?;
-    Ok(())
-}
-
-/// Puts `text` in place of the owner's settings on the boot partition of a disk.
-pub(crate) fn replace_owner_file(board: &Board, disk: &Path, text: &str) -> Result<()> {
-    let table = board.disk.sizes().table(board.disk.id()?)?;
-    let boot = table.partitions.get(layout::BOOT - 1).copied().flatten();
-    let boot = boot.context("the disk has no boot partition")?;
-    let file = tempfile::NamedTempFile::new()?;
-    fs::write(file.path(), text)?;
-    let image = format!("{}@@{}", disk.display(), u64::from(boot.start) * SECTOR_LEN as u64);
-    let target = format!("::{OWNER_NAME}");
-    run(tool("mcopy", 0).args(["-o", "-i", &image]).arg(file.path()).arg(target))?;
     Ok(())
 }
 

@@ -13,14 +13,21 @@ use clap::{Args, Parser, Subcommand};
 mod archive;
 mod board;
 mod boot_files;
+mod card;
 mod cpio;
+mod disks;
+mod flash;
 mod host_port;
+mod imager;
 mod kernel_modules;
 mod kubectl;
 mod lock;
 mod machine;
+mod owner;
 mod packages;
+mod packed;
 mod pair;
+mod progress;
 mod recipe;
 mod root_tree;
 mod show;
@@ -47,6 +54,12 @@ enum Command {
     Test(TestArgs),
     /// Test two boards on one network: a server and an agent that joins it.
     TestPair(TestArgs),
+    /// Write an image to a card and read it back; without --dev, list the cards.
+    Flash(flash::FlashArgs),
+    /// Build the images of all boards and pack them for download.
+    Images(imager::ImagesArgs),
+    /// Write the list of packed images that Raspberry Pi Imager reads.
+    ImagerJson(imager::ListArgs),
 }
 
 #[derive(Args)]
@@ -59,6 +72,9 @@ struct ImageArgs {
     /// The initramfs' init for the board.
     #[arg(long, requires = "binary")]
     stage1: Option<PathBuf>,
+    /// A copepod.yaml to put on the image's boot partition.
+    #[arg(long)]
+    settings: Option<PathBuf>,
     /// Take the newest packages and write them into the lock file.
     #[arg(long)]
     update_lock: bool,
@@ -143,5 +159,8 @@ fn work(command: Command) -> Result<()> {
         Command::Run(args) => machine::run(&args),
         Command::Test(args) => trial::run(&args),
         Command::TestPair(args) => pair::run(&args),
+        Command::Flash(args) => flash::run(&args),
+        Command::Images(args) => imager::images(&args),
+        Command::ImagerJson(args) => imager::list(&args),
     }
 }

@@ -9,9 +9,9 @@ use base64::Engine;
 
 use crate::TestArgs;
 use crate::board::Board;
-use crate::boot_files;
 use crate::kubectl::Kubectl;
 use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes};
+use crate::owner;
 use crate::recipe::image_path;
 use crate::switch::Switch;
 use crate::trial::{Check, run_checks, show_tail};
@@ -170,7 +170,7 @@ impl Pair {
     fn start(&self, number: usize, owner: &str, network: Network<'_>) -> Result<Machine> {
         let place = self.places.get(number).context("two places")?;
         place.prepare(&self.image, true)?;
-        boot_files::replace_owner_file(&self.board, &place.disk, owner)?;
+        owner::replace(&place.disk, owner)?;
         Machine::start(&self.board, place, network, false)
     }
 

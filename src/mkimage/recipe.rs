@@ -18,7 +18,7 @@ use crate::packages::Apt;
 use crate::root_tree::Ingredients;
 use crate::show::{mib, step};
 use crate::tools::{self, run, tool};
-use crate::{archive, boot_files, root_tree};
+use crate::{archive, boot_files, owner, root_tree};
 
 const LOCK: &str = "image/packages.lock";
 /// Builds our programs for an architecture and leaves them in the folder below.
@@ -56,6 +56,7 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
     tools::check(tools::IMAGE)?;
     let root = &args.place.root;
     let board = Board::read(root, &args.place.board)?;
+    let settings = args.settings.as_deref().map(owner::read).transpose()?;
     let dir = args.place.dir();
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let epoch = epoch(root)?;
@@ -104,6 +105,9 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
         (layout::DATA, &data_image),
     ];
     assemble(&path, &board.disk, &parts)?;
+    if let Some(text) = settings {
+        owner::replace(&path, &text)?;
+    }
     let slot = kernel_len + initrd.len() as u64 + root_len;
     ensure!(slot <= SLOT_MAX, "a slot of {} is larger than {}", mib(slot), mib(SLOT_MAX));
     doing.done(format!(
@@ -135,7 +139,7 @@ fn programs(args: &ImageArgs, board: &Board) -> Result<Programs> {
 }
 
 /// The date of everything in the image: as given, or that of the last commit.
-fn epoch(root: &Path) -> Result<u64> {
+pub(crate) fn epoch(root: &Path) -> Result<u64> {
     if let Ok(text) = std::env::var("SOURCE_DATE_EPOCH") {
         return text.parse().with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}"));
     }
