@@ -15,7 +15,7 @@ use crate::board::{self, Board};
 use crate::packed::{Content, Format, pack};
 use crate::recipe::{self, image_path};
 use crate::show::{mib, step};
-use crate::{ImageArgs, Place};
+use crate::{ImageArgs, Place, sbom};
 
 const FILE: &str = "os_list.json";
 const NAME_START: &str = "copepod-";
@@ -84,7 +84,8 @@ pub(crate) fn images(args: &ImagesArgs) -> Result<()> {
     let boards = if args.board.is_empty() { board::ids(&args.root)? } else { args.board.clone() };
     for board in boards {
         let place = Place { board: board.clone(), out: args.out.clone(), root: args.root.clone() };
-        let image = image_path(&place.dir());
+        let place_dir = place.dir();
+        let image = image_path(&place_dir);
         recipe::build(&ImageArgs {
             place,
             binary: None,
@@ -95,6 +96,8 @@ pub(crate) fn images(args: &ImagesArgs) -> Result<()> {
         let target = args.dir.join(file_name(&board, args.compress));
         let doing = step("pack the image");
         pack(&image, &target, args.compress)?;
+        let bill = args.dir.join(format!("{NAME_START}{board}.{}", sbom::FILE));
+        fs::copy(place_dir.join(sbom::FILE), bill)?;
         doing.done(format!("{}: {}", target.display(), mib(fs::metadata(&target)?.len())));
     }
     Ok(())

@@ -16,6 +16,7 @@ use crate::board::{Board, Disk};
 use crate::lock::Lock;
 use crate::packages::Apt;
 use crate::root_tree::Ingredients;
+use crate::sbom::{self, Shipped};
 use crate::show::{mib, step};
 use crate::tools::{self, run, tool};
 use crate::{archive, boot_files, owner, root_tree};
@@ -38,6 +39,8 @@ struct Sources {
     modules: PathBuf,
     busybox: PathBuf,
     certificates: PathBuf,
+    /// Everything that was taken, for the bill of materials.
+    packages: Vec<Shipped>,
 }
 
 /// Where an image lies after [`build`].
@@ -73,11 +76,20 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
 
     let doing = step("make the root");
     let images = [(BUSYBOX_ARCHIVE, busybox(&board, root, &sources.busybox, epoch)?)];
+    let bill = sbom::build(&sbom::Parts {
+        board: &board,
+        root,
+        programs: [&programs.binary, &programs.stage1],
+        packages: &sources.packages,
+        epoch,
+    })?;
+    fs::write(dir.join(sbom::FILE), &bill.text)?;
     let parts = Ingredients {
         board: &board,
         binary: &programs.binary,
         certificates: &sources.certificates,
         images: &images,
+        documents: &bill.files,
         modules: &sources.modules,
         order: &second,
         epoch,
@@ -157,11 +169,12 @@ fn sources(board: &Board, root: &Path, cache: &Path, dir: &Path, newest: bool) -
     let mut lock = Lock::read(&root.join(LOCK))?;
     let mut apt = Apt::new(cache, &board.debian, &board.debian_arch);
     let unpacked = dir.join("packages");
-    let mut names = Vec::new();
+    let mut packages = Vec::new();
     let mut take = |request: &str| -> Result<PathBuf> {
         let package = apt.fetch(request, &mut lock, newest)?;
-        names.push(format!("{} {}", package.entry.name, package.entry.version));
-        package.unpack(&unpacked)
+        let folder = package.unpack(&unpacked)?;
+        packages.push(Shipped { entry: package.entry, unpacked: folder.clone() });
+        Ok(folder)
     };
     let kernel = take(&board.packages.kernel)?;
     let busybox = take(&board.packages.busybox)?;
@@ -174,8 +187,10 @@ fn sources(board: &Board, root: &Path, cache: &Path, dir: &Path, newest: bool) -
         kernel: kernel.join("boot").join(format!("vmlinuz-{version}")),
         busybox,
         certificates,
+        packages,
     };
-    doing.done(names.join(", "));
+    let name = |Shipped { entry, .. }: &Shipped| format!("{} {}", entry.name, entry.version);
+    doing.done(sources.packages.iter().map(name).collect::<Vec<_>>().join(", "));
     Ok(sources)
 }
 

@@ -54,6 +54,8 @@ pub(crate) struct Ingredients<'parts> {
     pub(crate) certificates: &'parts Path,
     /// Preloaded container images, by file name.
     pub(crate) images: &'parts [(&'parts str, Vec<u8>)],
+    /// Bill of materials and licences, by path.
+    pub(crate) documents: &'parts [(String, Vec<u8>)],
     pub(crate) modules: &'parts Path,
     pub(crate) order: &'parts [String],
     pub(crate) epoch: u64,
@@ -80,6 +82,11 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
     fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), certificates(parts.certificates)?)?;
     for (name, bytes) in parts.images {
         fs::write(root.join("usr/share/copepod/images").join(name), bytes)?;
+    }
+    for (name, bytes) in parts.documents {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(root))?;
+        fs::write(path, bytes)?;
     }
     let target = root.join("usr/lib/copepod/modules");
     for file in parts.order {
