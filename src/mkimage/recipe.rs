@@ -75,26 +75,7 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
     doing.done(format!("{}, {} modules", mib(initrd.len() as u64), first.len()));
 
     let doing = step("make the root");
-    let images = [(BUSYBOX_ARCHIVE, busybox(&board, root, &sources.busybox, epoch)?)];
-    let bill = sbom::build(&sbom::Parts {
-        board: &board,
-        root,
-        programs: [&programs.binary, &programs.stage1],
-        packages: &sources.packages,
-        epoch,
-    })?;
-    fs::write(dir.join(sbom::FILE), &bill.text)?;
-    let parts = Ingredients {
-        board: &board,
-        binary: &programs.binary,
-        certificates: &sources.certificates,
-        images: &images,
-        documents: &bill.files,
-        modules: &sources.modules,
-        order: &second,
-        epoch,
-    };
-    root_tree::build(&dir.join("root"), &parts)?;
+    fill_root(&dir, root, &board, &programs, &sources, &second, epoch)?;
     let root_image = dir.join("root.img");
     let verity = verified_root(&dir.join("root"), &root_image, &board.disk, epoch)?;
     let root_len = fs::metadata(&root_image)?.len();
@@ -129,6 +110,38 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
         mib(slot)
     ));
     Ok(())
+}
+
+/// The root's folder, with the bill of materials in it and beside it.
+fn fill_root(
+    dir: &Path,
+    root: &Path,
+    board: &Board,
+    programs: &Programs,
+    sources: &Sources,
+    order: &[String],
+    epoch: u64,
+) -> Result<()> {
+    let images = [(BUSYBOX_ARCHIVE, busybox(board, root, &sources.busybox, epoch)?)];
+    let bill = sbom::build(&sbom::Parts {
+        board,
+        root,
+        programs: [&programs.binary, &programs.stage1],
+        packages: &sources.packages,
+        epoch,
+    })?;
+    fs::write(dir.join(sbom::FILE), &bill.text)?;
+    let parts = Ingredients {
+        board,
+        binary: &programs.binary,
+        certificates: &sources.certificates,
+        images: &images,
+        documents: &bill.files,
+        modules: &sources.modules,
+        order,
+        epoch,
+    };
+    root_tree::build(&dir.join("root"), &parts)
 }
 
 /// The programs as given, or freshly built for the board.
