@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Agent(Box<Agent>),
     /// Manage the tokens with which nodes join
     Token(Token),
+    /// Update a board to the version of a bundle
+    Upgrade(Upgrade),
     /// Run the container runtime process (started by the server or agent)
     #[command(hide = true)]
     Runtime(Runtime),
@@ -220,6 +222,23 @@ pub(crate) enum TokenCommand {
         #[arg(long)]
         new_token: Option<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Upgrade {
+    #[command(flatten)]
+    pub(crate) access: Access,
+    /// Node of the cluster to update; this machine's when not given
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Take a version older than the one that runs
+    #[arg(long)]
+    pub(crate) allow_downgrade: bool,
+    /// Only ask; do not wait for the end
+    #[arg(long, requires = "node")]
+    pub(crate) no_wait: bool,
+    /// The bundle as the node reaches it: URL, oci://REGISTRY/NAME:TAG, or absolute path of a file
+    pub(crate) source: String,
 }
 
 /// How the server is reached.

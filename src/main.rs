@@ -14,6 +14,11 @@ mod ranges;
 mod renewal;
 mod server;
 mod token_command;
+mod upgrade_command;
+mod upgrade_health;
+mod upgrade_source;
+mod upgrade_status;
+mod upgrades;
 
 use std::process::ExitCode;
 
@@ -54,6 +59,10 @@ fn run() -> anyhow::Result<()> {
         Command::Token(flags) => {
             install_crypto();
             token_command::run(flags.command)
+        }
+        Command::Upgrade(flags) => {
+            install_crypto();
+            upgrade_command::run(flags)
         }
         // Before any thread exists: containers are cloned from this process.
         Command::Runtime(flags) => {

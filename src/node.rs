@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::cli::{self, VERSION};
 use crate::parts::Parts;
 use crate::pod_network::Bridge;
+use crate::upgrades;
 
 const MAX_PODS: u32 = 110;
 const KUBELET_PORT: u16 = 10250;
@@ -56,6 +57,7 @@ pub(crate) async fn start(
     let uplink = overlay.uplink.clone();
     parts.add("overlay", network::overlay::run(client.clone(), overlay, stopped.clone()));
     let mut agent = start_agent(settings, client.clone(), runtime, bridge).await?;
+    parts.add("updates", upgrades::run(updates(settings, &client)?, stopped.clone()));
     let inputs = network::Inputs::start(&client, &settings.node_name);
     match cluster_dns(&settings.shared).await {
         Ok(dns) => {
@@ -217,6 +219,14 @@ async fn import(images: &ImageStore, folder: &Path) {
             Err(error) => warn!(archive = %archive.display(), %error, "archive not imported"),
         }
     }
+}
+
+fn updates(settings: &Settings, client: &Client) -> Result<upgrades::Settings> {
+    Ok(upgrades::Settings {
+        client: client.clone(),
+        node_name: settings.node_name.clone(),
+        registries: pull_options(&settings.flags.private_registry)?.registries,
+    })
 }
 
 fn pull_options(registries: &Path) -> Result<PullOptions> {

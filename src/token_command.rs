@@ -79,7 +79,7 @@ async fn rotate(access: &Access, new_token: Option<String>) -> Result<()> {
 }
 
 /// A client by an administrator's kubeconfig, and the cluster's authority in it.
-fn connect(kubeconfig: &Path) -> Result<(Client, String)> {
+pub(crate) fn connect(kubeconfig: &Path) -> Result<(Client, String)> {
     let shown = kubeconfig.display();
     let text = std::fs::read_to_string(kubeconfig)
         .with_context(|| format!("--kubeconfig {shown}: is this the server?"))?;

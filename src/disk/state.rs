@@ -40,6 +40,23 @@ impl State {
         state
     }
 
+    /// The state in which `slot` is tried first, a bounded number of times; the other one is what follows.
+    #[must_use]
+    pub fn trying(&self, slot: Slot) -> State {
+        self.confirmed(slot.other()).confirmed(slot)
+    }
+
+    /// The state in which `slot` is not taken, because what it holds is broken or incomplete.
+    #[must_use]
+    pub fn rejected(&self, slot: Slot) -> State {
+        let mut state = self.confirmed(slot.other());
+        match slot {
+            Slot::A => state.a_left = 0,
+            Slot::B => state.b_left = 0,
+        }
+        state
+    }
+
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
         let order = format!("{} {}", self.first, self.first.other());
         let (a, b) = (self.a_left.to_string(), self.b_left.to_string());

@@ -50,6 +50,15 @@ fn a_confirmed_slot_comes_first_with_all_its_starts() {
 }
 
 #[test]
+fn a_slot_on_trial_has_a_successor_and_a_rejected_one_no_starts() {
+    let state = State { first: Slot::A, a_left: 1, b_left: 0 };
+    let trying = State { first: Slot::B, a_left: 3, b_left: 3 };
+    assert_eq!(state.trying(Slot::B), trying);
+    let rejected = State { first: Slot::A, a_left: 3, b_left: 0 };
+    assert_eq!(trying.rejected(Slot::B), rejected);
+}
+
+#[test]
 fn a_state_with_nonsense_is_refused() {
     let check = |entries: &[(&str, &str)]| {
         State::decode(&environment::encode(entries, 128).unwrap()).unwrap_err()

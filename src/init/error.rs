@@ -19,6 +19,8 @@ pub enum Error {
     Settings { path: PathBuf, reason: String },
     #[error("{0}")]
     Disk(#[from] disk::Error),
+    #[error("{0}")]
+    Upgrade(#[from] ota::Error),
     #[error("{operation}: {source}")]
     Call { operation: &'static str, source: io::Error },
     #[error("{0} of the things above failed")]

@@ -1,5 +1,6 @@
 //! The loop of PID 1: start what is due, wait for something to happen, reap, report; and the end of the machine.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -19,8 +20,9 @@ use sys::machine::Watchdog;
 use crate::phases::{self, Machine};
 use crate::power::{self, Ending};
 use crate::service::{Description, Service};
+use crate::slots::Slots;
 use crate::supervisor::State;
-use crate::{Config, host_port, mounts, network, slots, time};
+use crate::{Config, host_port, mounts, network, time};
 
 const SIGNALS: [Signal; 6] = [
     Signal::SIGCHLD,
@@ -53,7 +55,7 @@ struct Pid1 {
     keys: Vec<File>,
     watchdog: Option<Watchdog>,
     ending: Option<Ending>,
-    confirmed: bool,
+    slots: Slots,
     health_at: Instant,
 }
 
@@ -64,6 +66,7 @@ pub(crate) fn run(config: Config) -> ! {
     machine
         .console
         .say("init", &format!("copepod {} on slot {}", config.version, slot_name(&machine)));
+    let slots = Slots::settle(&mut machine);
     let services = services(&config, &mut machine);
     let watchdog = open_watchdog(&mut machine);
     let health_at = Instant::now() + HEALTH_STEP;
@@ -74,7 +77,7 @@ pub(crate) fn run(config: Config) -> ! {
         keys: Vec::new(),
         watchdog,
         ending: None,
-        confirmed: false,
+        slots,
         health_at,
     };
     loop {
@@ -190,7 +193,7 @@ impl Pid1 {
 
     fn until_next(&self, now: Instant) -> Duration {
         let starts = self.services.iter().filter_map(|service| service.supervisor.start_at());
-        let health = (!self.confirmed).then_some(self.health_at);
+        let health = (!self.slots.is_confirmed()).then_some(self.health_at);
         let next = starts.chain(health).min();
         next.map_or(TURN_MAX, |next| next.saturating_duration_since(now)).min(TURN_MAX)
     }
@@ -281,26 +284,27 @@ impl Pid1 {
         };
         service.ready = false;
         let name = service.description.name;
+        if name == "node" {
+            self.slots.node_ended(how);
+        }
         let next = service.supervisor.ended(now);
         let next =
             next.map_or(String::new(), |delay| format!("; next start in {} s", delay.as_secs()));
         self.say(&format!("{name} {how}{next}"));
     }
 
-    /// Once the node is healthy, tells the boot loader that this slot is good.
+    /// Once the node is healthy, tells the boot loader that this slot is good; gives up a slot on trial in time.
     fn check_health(&mut self, now: Instant) {
-        if self.confirmed || now < self.health_at {
+        if self.slots.is_confirmed() || self.ending.is_some() || now < self.health_at {
             return;
         }
         self.health_at = now + HEALTH_STEP;
-        let Some(slot) = self.machine.command_line.as_ref().map(|line| line.slot) else { return };
-        if !self.is_healthy(now) {
-            return;
+        let is_up = self.is_healthy(now);
+        for text in self.slots.look(is_up, now) {
+            self.say(&text);
         }
-        self.confirmed = true;
-        match slots::confirm(slot) {
-            Ok(()) => self.say(&format!("slot {slot} started healthily")),
-            Err(error) => self.say(&format!("slot {slot} cannot be marked good: {error}")),
+        if self.slots.is_given_up() {
+            self.ending = Some(Ending::Restart);
         }
     }
 
@@ -331,6 +335,10 @@ impl Pid1 {
         self.signal_rest(Signal::SIGTERM, REST_TERM);
         self.signal_rest(Signal::SIGKILL, REST_KILL);
         self.keys.clear();
+        let word = match ending {
+            Ending::Restart => self.arm(),
+            Ending::PowerOff => None,
+        };
         nix::unistd::sync();
         for failure in mounts::teardown() {
             self.say(&format!("unmount {failure}"));
@@ -341,10 +349,17 @@ impl Pid1 {
                 let _ = self.watchdog.take().map(Watchdog::disarm);
                 sys::machine::power_off()
             }
-            Ending::Restart => sys::machine::restart(),
+            Ending::Restart => word.map_or_else(sys::machine::restart, sys::machine::restart_with),
         };
         self.say(&format!("the kernel refused: {result:?}"));
         time::pause(Duration::from_secs(10));
+    }
+
+    /// Lets the boot loader try a slot that was written: nothing uses the datastore any more.
+    fn arm(&mut self) -> Option<&'static CStr> {
+        let (word, text) = self.slots.arm()?;
+        self.say(&text);
+        word
     }
 
     fn end_service(&mut self, index: usize) {

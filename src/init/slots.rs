@@ -1,53 +1,297 @@
-//! Tells the boot loader that this slot started healthily.
+//! Which slot runs, whether it is good, and what became of the update that wrote it.
+//!
+//! An ordinary start is confirmed once the node is up. One that is the trial of an update is confirmed when the node says
+//! that everything is as before, and given up when it has not said so in time; the reason goes into the journal.
 
-use std::fs;
+use std::ffi::CStr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use disk::layout;
 use disk::slot::Slot;
-use disk::state::{FILES, State};
-use nix::mount::{MsFlags, mount};
+use ota::{
+    BootFacts, BootPartition, BootStep, Health, Journal, Loader, Outcome, Places, State, Update,
+    Verdict,
+};
 
 use crate::Error;
-use crate::phases::BOOT;
+use crate::boot_disk;
+use crate::phases::{BOOT, DATA, Machine};
+use crate::time::pause;
 
-/// Writes both copies of the slot state, one after the other, so that one of them is whole at any time.
-///
-/// The boot partition is writable only meanwhile.
-pub(crate) fn confirm(slot: Slot) -> Result<(), Error> {
-    remount(false)?;
-    let written = write(slot);
-    remount(true)?;
-    written
+const FOLDER: &str = "upgrade";
+/// Where everybody leaves what the node is to say; the node watches it from its start on.
+const NOTICES: &str = "/run/copepod/notices";
+const FAILURE_PAUSE: Duration = Duration::from_secs(10);
+
+/// The running slot and its trial.
+pub(crate) struct Slots {
+    /// `None` when the boot loader did not say which slot it started.
+    facts: Option<BootFacts>,
+    trial: Option<Trial>,
+    given_up: bool,
+    /// How often the node has ended, and how the last time.
+    node_ends: u32,
+    last_end: String,
 }
 
-fn write(slot: Slot) -> Result<(), Error> {
-    let dir = Path::new(BOOT);
-    let state = read(dir).confirmed(slot);
-    let image = state.encode()?;
-    for name in FILES {
-        let path = dir.join(name);
-        // In place: FAT has no atomic rename, and the boot loader takes the other copy when one is torn.
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let mut file = file.map_err(Error::file("open", &path))?;
-        std::io::Write::write_all(&mut file, &image).map_err(Error::file("write", &path))?;
-        file.sync_all().map_err(Error::file("sync", &path))?;
+struct Trial {
+    update: Update,
+    deadline: Instant,
+}
+
+impl Slots {
+    /// Finds out what this start means for an update, before anything uses the data partition. Restarts the machine where
+    /// another slot has to run.
+    pub(crate) fn settle(machine: &mut Machine) -> Slots {
+        let facts = facts(machine);
+        let mut slots =
+            Slots { facts, trial: None, given_up: false, node_ends: 0, last_end: String::new() };
+        let Some(running) = slots.facts.as_ref().map(|facts| facts.slot) else { return slots };
+        match slots.take_step(running, machine) {
+            Ok(None) => {}
+            Ok(Some(word)) => restart(machine, word),
+            Err(error) => {
+                machine.console.say("init", &format!("the update cannot be settled: {error}"));
+                pause(FAILURE_PAUSE);
+                restart(machine, None);
+            }
+        }
+        slots.tell();
+        slots
     }
-    Ok(())
+
+    /// Does what the journal asks for; the word is for the firmware when the machine is to restart.
+    fn take_step(
+        &mut self,
+        running: Slot,
+        machine: &mut Machine,
+    ) -> Result<Option<Option<&'static CStr>>, Error> {
+        let folder = folder();
+        let mut journal = match Journal::read(&folder) {
+            Ok(journal) => journal,
+            Err(error) => {
+                machine.console.say("init", &format!("{error}; no update is known of"));
+                return Ok(None);
+            }
+        };
+        let (state, step) = journal.state.clone().at_boot(running);
+        if state != journal.state {
+            journal.state = state;
+            journal.write(&folder)?;
+        }
+        let mut say = |text: String| machine.console.say("init", &text);
+        match step {
+            BootStep::Ordinary => {}
+            BootStep::Arm(update) => {
+                say(format!("slot {} with {} is to be tried", update.to, update.version));
+                let armed = arm(journal);
+                say(armed.as_ref().map_or_else(Clone::clone, |(_, text)| text.clone()));
+                return Ok(armed.ok().map(|(word, _)| word));
+            }
+            BootStep::Trial(update) => {
+                let within = Duration::from_secs(update.healthy_within.into());
+                say(format!("slot {running} with {} is on trial for {within:?}", update.version));
+                self.trial = Some(Trial { update, deadline: Instant::now() + within });
+            }
+            BootStep::Leave(update) => {
+                say(format!("slot {running} with {} was given up", update.version));
+                loader().reject(running)?;
+                return Ok(Some(None));
+            }
+            BootStep::Lost(update) => {
+                let reason = "the slot it was being written to was started, because the other one does not start";
+                finish(journal, &update, Verdict::Failed, reason.to_owned())?;
+            }
+            BootStep::FellBack { update, reason } => {
+                say(format!("back on slot {running} with {}: {reason}", update.before_version));
+                ota::put_back(Path::new(DATA), &folder)?;
+                loader().reject(update.to)?;
+                finish(journal, &update, Verdict::FellBack, reason)?;
+                self.settled();
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.facts.as_ref().is_none_or(|facts| facts.confirmed)
+    }
+
+    /// Whether the machine has to restart into the other slot.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    pub(crate) fn node_ended(&mut self, how: &str) {
+        self.node_ends = self.node_ends.saturating_add(1);
+        how.clone_into(&mut self.last_end);
+    }
+
+    /// Confirms the slot or gives it up; what to say about it.
+    pub(crate) fn look(&mut self, is_up: bool, now: Instant) -> Vec<String> {
+        let Some(slot) = self.facts.as_ref().map(|facts| facts.slot) else { return Vec::new() };
+        let result = match &self.trial {
+            None if is_up => self.confirm(slot),
+            None => return Vec::new(),
+            Some(trial) => {
+                let health = Health::read(Path::new(Places::HEALTH));
+                if is_up && health.as_ref().is_some_and(|health| health.healthy) {
+                    self.commit(slot)
+                } else if now >= trial.deadline {
+                    self.give_up(slot, health)
+                } else {
+                    return Vec::new();
+                }
+            }
+        };
+        match result {
+            Ok(text) => vec![text],
+            Err(error) => vec![format!("slot {slot}: {error}")],
+        }
+    }
+
+    fn confirm(&mut self, slot: Slot) -> Result<String, Error> {
+        // Also when it fails: the next start tries again, this one would only repeat it.
+        self.confirmed();
+        loader().confirm(slot)?;
+        Ok(format!("slot {slot} started healthily"))
+    }
+
+    fn commit(&mut self, slot: Slot) -> Result<String, Error> {
+        let Some(trial) = &self.trial else { return self.confirm(slot) };
+        let update = trial.update.clone();
+        loader().confirm(slot)?;
+        let journal = Journal::read(&folder())?;
+        let reason = format!("{} runs in slot {slot}", update.version);
+        finish(journal, &update, Verdict::Committed, reason)?;
+        self.trial = None;
+        self.settled();
+        self.confirmed();
+        Ok(format!("slot {slot} started healthily, {} is committed", update.version))
+    }
+
+    fn give_up(&mut self, slot: Slot, health: Option<Health>) -> Result<String, Error> {
+        let Some(trial) = &self.trial else { return Ok(String::new()) };
+        let update = trial.update.clone();
+        let why = match (self.node_ends, health) {
+            (0, Some(health)) => health.missing(),
+            (0, None) => "the node said nothing of its health".to_owned(),
+            (count, health) => {
+                let text = format!("the node ended {count} times, it {}", self.last_end);
+                let missing = health.map(|health| health.missing()).filter(|text| !text.is_empty());
+                missing.map_or(text.clone(), |missing| format!("{text}; {missing}"))
+            }
+        };
+        let reason = format!(
+            "{} in slot {slot} was not healthy within {} s: {why}",
+            update.version, update.healthy_within
+        );
+        // Restart whatever comes: a slot that is not confirmed runs out of starts by itself.
+        self.given_up = true;
+        let mut journal = Journal::read(&folder())?;
+        journal.state = State::FallingBack { update, reason: reason.clone() };
+        journal.write(&folder())?;
+        loader().reject(slot)?;
+        Ok(reason)
+    }
+
+    /// Lets the boot loader try the slot that was written, if there is one: the word for the firmware, and what to say.
+    pub(crate) fn arm(&mut self) -> Option<(Option<&'static CStr>, String)> {
+        let journal = Journal::read(&folder()).ok()?;
+        match journal.state {
+            State::Staged(_) => arm(journal).map_or_else(|text| Some((None, text)), Some),
+            _ => None,
+        }
+    }
+
+    fn settled(&mut self) {
+        if let Some(facts) = &mut self.facts {
+            facts.settled = true;
+        }
+    }
+
+    fn confirmed(&mut self) {
+        if let Some(facts) = &mut self.facts {
+            facts.confirmed = true;
+        }
+        self.tell();
+    }
+
+    /// Tells the node what PID 1 knows.
+    fn tell(&mut self) {
+        let Some(facts) = &mut self.facts else { return };
+        facts.trial = self.trial.is_some();
+        // Without these the node takes no updates and tells no notices, and nothing else depends on them.
+        let _ = std::fs::create_dir_all(NOTICES);
+        let _ = facts.write(Path::new(Places::FACTS));
+    }
 }
 
-/// The first copy that is whole, or the defaults, as the boot script has them.
-fn read(dir: &Path) -> State {
-    let copies = FILES.iter().filter_map(|name| fs::read(dir.join(name)).ok());
-    copies.filter_map(|image| State::decode(&image).ok()).next().unwrap_or_default()
+fn folder() -> std::path::PathBuf {
+    Path::new(DATA).join(FOLDER)
 }
 
-fn remount(readonly: bool) -> Result<(), Error> {
-    let access = if readonly { MsFlags::MS_RDONLY } else { MsFlags::empty() };
-    let flags =
-        MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | access;
-    mount(None::<&str>, BOOT, None::<&str>, flags, None::<&str>).map_err(|error| Error::Mount {
-        kind: "vfat",
-        target: BOOT.into(),
-        source: error.into(),
+fn loader() -> Box<dyn Loader> {
+    <dyn Loader>::of(&BootPartition::mounted(BOOT.into()))
+}
+
+fn facts(machine: &Machine) -> Option<BootFacts> {
+    let line = machine.command_line.as_ref()?;
+    let device = |slot| boot_disk::partition(line.disk, layout::root(slot)).ok();
+    Some(BootFacts {
+        slot: line.slot,
+        confirmed: false,
+        root_a: device(Slot::A)?,
+        root_b: device(Slot::B)?,
+        settled: false,
+        trial: false,
     })
+}
+
+/// Keeps the datastore aside and lets the boot loader try the slot. When that fails the update has failed.
+fn arm(mut journal: Journal) -> Result<(Option<&'static CStr>, String), String> {
+    let State::Staged(update) = journal.state.clone() else { return Err(String::new()) };
+    let armed = ota::keep(Path::new(DATA), &folder()).and_then(|()| loader().try_slot(update.to));
+    let text = format!("slot {} with {}", update.to, update.version);
+    let written = match armed {
+        Ok(word) => {
+            journal.state = State::Trying { update, starts: 0 };
+            journal.write(&folder()).map(|()| word)
+        }
+        Err(error) => {
+            let reason = format!("the restart into the new slot could not be prepared: {error}");
+            // What matters is the first error.
+            let _ = finish(journal, &update, Verdict::Failed, reason);
+            Err(error)
+        }
+    };
+    match written {
+        Ok(word) => Ok((word, format!("{text} is tried next"))),
+        Err(error) => Err(format!("{text} cannot be tried: {error}")),
+    }
+}
+
+/// Ends an update: the journal first, then what was kept for it.
+fn finish(
+    mut journal: Journal,
+    update: &Update,
+    verdict: Verdict,
+    reason: String,
+) -> Result<(), ota::Error> {
+    journal.state = State::Idle;
+    let (source, version) = (update.source.clone(), update.version.to_string());
+    journal.last = Some(Outcome { verdict, source, version, reason });
+    journal.write(&folder())?;
+    ota::forget(&folder())
+}
+
+/// Ends the machine this early: nothing but mounts has to be left.
+fn restart(machine: &mut Machine, word: Option<&CStr>) {
+    for failure in crate::mounts::teardown() {
+        machine.console.say("init", &format!("unmount {failure}"));
+    }
+    machine.console.say("init", "restart");
+    let result = word.map_or_else(sys::machine::restart, sys::machine::restart_with);
+    machine.console.say("init", &format!("restart failed: {result:?}"));
 }

@@ -16,6 +16,7 @@ pub mod machine;
 pub mod module;
 pub mod mount;
 pub mod namespace;
+pub mod notify;
 pub mod privileges;
 pub mod process;
 pub mod procfs;

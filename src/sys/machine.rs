@@ -16,6 +16,22 @@ pub fn restart() -> io::Result<std::convert::Infallible> {
     Ok(reboot(RebootMode::RB_AUTOBOOT)?)
 }
 
+/// As [`restart`], with a word for the firmware, such as the Raspberry Pi's `0 tryboot`.
+pub fn restart_with(word: &std::ffi::CStr) -> io::Result<std::convert::Infallible> {
+    nix::unistd::sync();
+    // SAFETY: the system call reads the string, which lives for the call; the other arguments are constants.
+    unsafe {
+        libc::syscall(
+            libc::SYS_reboot,
+            libc::LINUX_REBOOT_MAGIC1,
+            libc::LINUX_REBOOT_MAGIC2,
+            libc::LINUX_REBOOT_CMD_RESTART2,
+            word.as_ptr(),
+        )
+    };
+    Err(io::Error::last_os_error())
+}
+
 /// Writes what is in memory to the disks and switches the power off. Returns only on failure.
 pub fn power_off() -> io::Result<std::convert::Infallible> {
     nix::unistd::sync();

@@ -181,6 +181,8 @@ pub(crate) fn unescape(text: &str) -> PathBuf {
 /// Size and free space of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileSystemSpace {
+    /// Files take up multiples of this.
+    pub block_bytes: u64,
     pub total_bytes: u64,
     /// Free for unprivileged users.
     pub available_bytes: u64,
@@ -195,6 +197,7 @@ pub fn space(path: &Path) -> io::Result<FileSystemSpace> {
     let stat = nix::sys::statvfs::statvfs(path)?;
     let block = stat.fragment_size() as u64;
     Ok(FileSystemSpace {
+        block_bytes: block,
         total_bytes: u64::from(stat.blocks()).saturating_mul(block),
         available_bytes: u64::from(stat.blocks_available()).saturating_mul(block),
         total_inodes: u64::from(stat.files()),

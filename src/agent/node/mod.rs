@@ -4,11 +4,13 @@
 //! not have: a write of the node is a write to its disk. The times of the conditions are therefore those of the last change.
 
 mod lease;
+mod notices;
 mod register;
 mod status;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::link::Link;
 use crate::record::NodeRecord;
+
+use notices::Board;
 
 pub(crate) use lease::{LEASE_SECONDS, keep as keep_lease};
 
@@ -46,6 +50,7 @@ pub(crate) async fn run(ctx: Arc<Context>, ready: watch::Sender<bool>, recorded:
         registered: None,
         announced: false,
         was_ready: false,
+        notices: Board::open(Path::new(notices::FOLDER)),
         backoff: Backoff::new(RETRY_FIRST, RETRY_MAX),
     };
     keeper.run(cache).await;
@@ -61,6 +66,7 @@ struct Keeper {
     registered: Option<Arc<Node>>,
     announced: bool,
     was_ready: bool,
+    notices: Board,
     backoff: Backoff,
 }
 
@@ -95,6 +101,7 @@ impl Keeper {
                     back
                 }
                 Ok(()) = addresses.changed() => true,
+                () = self.notices.changed() => true,
                 () = tokio::time::sleep_until(next) => true,
             };
             let range = self.follow_cidr().await;
@@ -142,16 +149,19 @@ impl Keeper {
         let node = match &self.registered {
             Some(node) => Arc::clone(node),
             None => {
-                let node = Arc::new(register::register(&self.ctx).await?);
+                let node = Arc::new(register::register(&self.ctx, &self.notices).await?);
                 self.registered = Some(Arc::clone(&node));
                 self.follow_cidr().await;
                 node
             }
         };
         if !std::mem::replace(&mut self.announced, true) {
-            self.event("Starting", "Starting kubelet.".to_owned());
+            self.event(EventType::Normal, "Starting", "Starting kubelet.".to_owned());
         }
-        let ours = status::compute(&self.ctx, Some(&node)).await;
+        for event in self.notices.read() {
+            self.event(event.kind(), &event.reason, event.message);
+        }
+        let ours = status::compute(&self.ctx, Some(&node), &self.notices).await;
         if !node.status.as_ref().is_some_and(|theirs| status::says(theirs, &ours)) {
             let (name, patch) =
                 (&self.ctx.config.node_name, Patch::Strategic(status::patch(&ours)));
@@ -165,7 +175,11 @@ impl Keeper {
             && status::ready_status(node.status.as_ref()).is_none_or(|ready| ready == "True");
         if is_ready && !was_ready {
             let name = &self.ctx.config.node_name;
-            self.event("NodeReady", format!("Node {name} status is now: NodeReady"));
+            self.event(
+                EventType::Normal,
+                "NodeReady",
+                format!("Node {name} status is now: NodeReady"),
+            );
         }
         self.was_ready = is_ready;
         Ok(is_ready)
@@ -208,7 +222,7 @@ impl Keeper {
         }
     }
 
-    fn event(&self, reason: &str, message: String) {
+    fn event(&self, kind: EventType, reason: &str, message: String) {
         let name = self.ctx.config.node_name.clone();
         let object = ObjectReference {
             api_version: Some("v1".to_owned()),
@@ -217,7 +231,7 @@ impl Keeper {
             name: Some(name),
             ..ObjectReference::default()
         };
-        self.ctx.recorder.event(&object, EventType::Normal, reason, message);
+        self.ctx.recorder.event(&object, kind, reason, message);
     }
 }
 

@@ -7,12 +7,13 @@ use k8s_openapi::api::core::v1::{Node, NodeSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
+use super::notices::Board;
 use super::status;
 use crate::context::Context;
 use crate::node_facts;
 
 /// The node as the API server has it, made if it was not there.
-pub(super) async fn register(ctx: &Context) -> client::Result<Node> {
+pub(super) async fn register(ctx: &Context, notices: &Board) -> client::Result<Node> {
     let client = &ctx.config.client;
     let name = ctx.config.node_name.as_str();
     let wanted = labels(ctx);
@@ -37,7 +38,7 @@ pub(super) async fn register(ctx: &Context) -> client::Result<Node> {
             taints: (!taints.is_empty()).then_some(taints),
             ..NodeSpec::default()
         }),
-        status: Some(status::compute(ctx, None).await),
+        status: Some(status::compute(ctx, None, notices).await),
     };
     client.create(&node).await
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
+use super::notices::Board;
 use crate::context::Context;
 use crate::node_facts;
 use crate::status::whole_seconds;
@@ -15,21 +16,19 @@ use crate::status::whole_seconds;
 /// Images named in the node's status, the largest first.
 const IMAGES_MAX: usize = 50;
 
-pub(super) async fn compute(ctx: &Context, node: Option<&Node>) -> NodeStatus {
+pub(super) async fn compute(ctx: &Context, node: Option<&Node>, notices: &Board) -> NodeStatus {
     let given = node.and_then(|n| n.status.clone()).unwrap_or_default();
     let runtime = ctx.config.runtime.version().await.map_err(|e| e.to_string());
     let capacity = node_facts::capacity(&ctx.facts, ctx.config.max_pods);
     let port = i32::from(ctx.config.kubelet_port);
+    let now = Timestamp::now();
+    let mut all = conditions(runtime.map(drop), ctx.config.network.ready(), &given, now);
+    all.extend(notices.conditions(&given, now));
     NodeStatus {
         addresses: Some(addresses(ctx)),
         allocatable: Some(capacity.clone()),
         capacity: Some(capacity),
-        conditions: Some(conditions(
-            runtime.map(drop),
-            ctx.config.network.ready(),
-            &given,
-            Timestamp::now(),
-        )),
+        conditions: Some(all),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port }),
         }),

@@ -18,6 +18,7 @@ mod pull;
 mod reference;
 mod registries;
 mod registry;
+mod remote;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use manifest::ImageConfig;
 pub use platform::Platform;
 pub use reference::Reference;
 pub use registries::Registries;
+pub use remote::Remote;
 pub use store::{Image, ImageStore, PullOptions};
 pub use unpack::{Limits, UnpackError};
 pub use users::{UserIds, lookup_user};

@@ -245,7 +245,7 @@ impl Registry {
     }
 
     /// Asks one endpoint, authorizing as it demands.
-    async fn get(
+    pub(super) async fn get(
         &self,
         at: usize,
         path: &str,

@@ -1,0 +1,140 @@
+//! The two boot loaders' ways to choose a slot: try one, keep one, leave one out.
+
+use std::ffi::CStr;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use disk::slot::Slot;
+use disk::state::{FILES, State};
+
+use crate::boot_partition::BootPartition;
+use crate::error::Error;
+
+/// How the boot loader is told which slot to start.
+pub trait Loader {
+    /// Lets the slot be tried a bounded number of times. Returns what the restart has to say to the firmware, if anything.
+    fn try_slot(&self, slot: Slot) -> Result<Option<&'static CStr>, Error>;
+    /// The slot that runs is good: it is started from now on.
+    fn confirm(&self, slot: Slot) -> Result<(), Error>;
+    /// The slot is broken or incomplete: the other one is started.
+    fn reject(&self, slot: Slot) -> Result<(), Error>;
+}
+
+impl dyn Loader {
+    /// The loader this boot partition is for: only where the firmware chooses the slot there is a file for its trial.
+    #[must_use]
+    pub fn of(boot: &BootPartition) -> Box<dyn Loader> {
+        if boot.folder().join(Tryboot::TRIAL).is_file() {
+            return Box::new(Tryboot { boot: boot.clone() });
+        }
+        Box::new(Uboot { boot: boot.clone() })
+    }
+}
+
+/// U-Boot with the script of `image/boot.cmd`: counters in two checksummed copies.
+#[derive(Clone, Debug)]
+pub struct Uboot {
+    pub boot: BootPartition,
+}
+
+impl Uboot {
+    fn change(&self, change: impl FnOnce(&State) -> State) -> Result<(), Error> {
+        let state = change(&read(self.boot.folder()));
+        self.boot.writable(|folder| write(folder, &state))
+    }
+}
+
+impl Loader for Uboot {
+    fn try_slot(&self, slot: Slot) -> Result<Option<&'static CStr>, Error> {
+        self.change(|state| state.trying(slot)).map(|()| None)
+    }
+
+    fn confirm(&self, slot: Slot) -> Result<(), Error> {
+        self.change(|state| state.confirmed(slot))
+    }
+
+    fn reject(&self, slot: Slot) -> Result<(), Error> {
+        self.change(|state| state.rejected(slot))
+    }
+}
+
+/// Writes both copies, one after the other, so that one of them is whole at any time.
+fn write(folder: &Path, state: &State) -> Result<(), Error> {
+    let wrong = |source| Error::SlotState { path: folder.to_owned(), source };
+    let image = state.encode().map_err(wrong)?;
+    for name in FILES {
+        // In place: FAT has no atomic rename, and the boot loader takes the other copy when one is torn.
+        write_in_place(&folder.join(name), &image)?;
+    }
+    Ok(())
+}
+
+/// The first copy that is whole, or the defaults, as the boot script has them.
+fn read(folder: &Path) -> State {
+    let copies = FILES.iter().filter_map(|name| fs::read(folder.join(name)).ok());
+    copies.filter_map(|image| State::decode(&image).ok()).next().unwrap_or_default()
+}
+
+/// The Raspberry Pi's firmware: `config.txt` names the slot's folder in `os_prefix`, `tryboot.txt` is read instead of it
+/// for the one start after `reboot "0 tryboot"`. Not tried on hardware.
+#[derive(Clone, Debug)]
+pub struct Tryboot {
+    pub boot: BootPartition,
+}
+
+impl Tryboot {
+    const CONFIG: &str = "config.txt";
+    const TRIAL: &str = "tryboot.txt";
+    const PREFIX: &str = "os_prefix=";
+    const RESTART: &CStr = c"0 tryboot";
+
+    /// `config.txt` with another slot's folder.
+    fn config_for(&self, slot: Slot) -> Result<String, Error> {
+        let path = self.boot.folder().join(Self::CONFIG);
+        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.retain(|line| !line.trim_start().starts_with(Self::PREFIX));
+        // First, so that it stands in no conditional section.
+        lines.insert(0, format!("{}{slot}/", Self::PREFIX));
+        Ok(lines.join("\n") + "\n")
+    }
+}
+
+impl Loader for Tryboot {
+    fn try_slot(&self, slot: Slot) -> Result<Option<&'static CStr>, Error> {
+        let text = self.config_for(slot)?;
+        self.boot.writable(|folder| write_in_place(&folder.join(Self::TRIAL), text.as_bytes()))?;
+        Ok(Some(Self::RESTART))
+    }
+
+    fn confirm(&self, slot: Slot) -> Result<(), Error> {
+        let text = self.config_for(slot)?;
+        let path = self.boot.folder().join(Self::CONFIG);
+        if fs::read_to_string(&path).is_ok_and(|now| now == text) {
+            return Ok(());
+        }
+        self.boot.writable(|folder| replace(folder, Self::CONFIG, text.as_bytes()))
+    }
+
+    /// `config.txt` still names the other slot, so there is nothing to take back but the trial.
+    fn reject(&self, slot: Slot) -> Result<(), Error> {
+        self.confirm(slot.other())
+    }
+}
+
+fn write_in_place(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    let mut file = file.map_err(Error::file("open", path))?;
+    file.write_all(bytes).map_err(Error::file("write", path))?;
+    file.set_len(bytes.len() as u64).map_err(Error::file("shorten", path))?;
+    file.sync_all().map_err(Error::file("sync", path))
+}
+
+/// The new file is complete on the disk before it takes the old one's name.
+fn replace(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    let (new, path) = (folder.join(format!("{name}.new")), folder.join(name));
+    write_in_place(&new, bytes)?;
+    fs::rename(&new, &path).map_err(Error::file("rename", &new))?;
+    sys::files::sync_dir(folder).map_err(Error::file("sync", folder))
+}

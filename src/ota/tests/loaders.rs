@@ -1,0 +1,46 @@
+//! What the boot loaders find after each step.
+
+use std::fs;
+
+use disk::slot::Slot::{A, B};
+use disk::state::State;
+
+use super::board::Board;
+use crate::{Loader, Tryboot, Uboot};
+
+#[test]
+fn uboot_finds_both_copies_of_the_state() {
+    let board = Board::new();
+    let loader = Uboot { boot: board.places.boot.clone() };
+    let state = || {
+        let copies =
+            ["boot/st0.env", "boot/st1.env"].map(|name| fs::read(board.path(name)).unwrap());
+        assert_eq!(copies[0], copies[1]);
+        State::decode(&copies[0]).unwrap()
+    };
+    loader.reject(B).unwrap();
+    assert_eq!(state(), State { first: A, a_left: 3, b_left: 0 });
+    assert_eq!(loader.try_slot(B).unwrap(), None);
+    assert_eq!(state(), State { first: B, a_left: 3, b_left: 3 });
+    // The boot script has taken a start, and one copy is torn.
+    let taken = State { first: B, a_left: 3, b_left: 2 }.encode().unwrap();
+    fs::write(board.path("boot/st0.env"), &taken[..100]).unwrap();
+    fs::write(board.path("boot/st1.env"), &taken).unwrap();
+    loader.confirm(B).unwrap();
+    assert_eq!(state(), State { first: B, a_left: 3, b_left: 3 });
+}
+
+#[test]
+fn the_firmware_finds_the_slot_in_its_configuration() {
+    let board = Board::new();
+    let read = |name: &str| fs::read_to_string(board.path("boot").join(name)).unwrap();
+    fs::write(board.path("boot/config.txt"), "os_prefix=a/\n[pi4]\narm_boost=1\n").unwrap();
+    let loader = Tryboot { boot: board.places.boot.clone() };
+    assert_eq!(loader.try_slot(B).unwrap(), Some(c"0 tryboot"));
+    assert_eq!(read("config.txt"), "os_prefix=a/\n[pi4]\narm_boost=1\n");
+    assert_eq!(read("tryboot.txt"), "os_prefix=b/\n[pi4]\narm_boost=1\n");
+    loader.reject(B).unwrap();
+    assert_eq!(read("config.txt"), "os_prefix=a/\n[pi4]\narm_boost=1\n");
+    loader.confirm(B).unwrap();
+    assert_eq!(read("config.txt"), "os_prefix=b/\n[pi4]\narm_boost=1\n");
+}

@@ -1,0 +1,152 @@
+//! Whether the node is as it was before an update: what is noted before, and what is missing after.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use client::{Client, ListParams};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use ota::Before;
+
+/// Pods of a node that are looked at.
+const PODS_MAX: usize = 500;
+
+/// What works now. A server that does not answer is noted as such.
+pub(crate) async fn before(client: &Client, node: &str) -> Before {
+    match pods_of(client, node).await {
+        Ok(pods) => {
+            let ready = pods.iter().filter(|pod| is_ready(pod) && is_kept(pod)).take(PODS_MAX);
+            Before { server: true, pods: ready.map(|pod| (name(pod), containers(pod))).collect() }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the API server does not answer before the update, so it need not after it");
+            Before::default()
+        }
+    }
+}
+
+/// What is still missing after the update; nothing when the node is as before.
+pub(crate) async fn missing(client: &Client, node: &str, before: &Before) -> Vec<String> {
+    if !before.server {
+        return Vec::new();
+    }
+    let boot = sys::procfs::boot_id().unwrap_or_default();
+    let found = async { Ok((client.get::<Node>("", node).await?, pods_of(client, node).await?)) };
+    match found.await {
+        Ok((found, pods)) => compare(&found, &pods, &boot, before),
+        Err(error) => {
+            let error: anyhow::Error = error;
+            vec![format!("the API server does not answer: {error}")]
+        }
+    }
+}
+
+async fn pods_of(client: &Client, node: &str) -> Result<Vec<Pod>> {
+    let params = ListParams::all().fields(format!("spec.nodeName={node}"));
+    Ok(client.list::<Pod>("", &params).await?.items)
+}
+
+/// What differs from before. What the API server has may be older than the start: a status counts when it carries this
+/// boot's identifier, a pod's when its containers are others than before.
+fn compare(node: &Node, pods: &[Pod], boot: &str, before: &Before) -> Vec<String> {
+    let mut missing = Vec::new();
+    let status = node.status.as_ref();
+    let is_fresh =
+        status.and_then(|s| s.node_info.as_ref()).is_some_and(|info| info.boot_id == boot);
+    let ready = status
+        .and_then(|s| s.conditions.as_ref())
+        .and_then(|list| list.iter().find(|condition| condition.type_ == "Ready"));
+    match ready {
+        Some(ready) if is_fresh && ready.status == "True" => {}
+        Some(ready) if is_fresh => missing
+            .push(format!("the node is not Ready: {}", ready.message.clone().unwrap_or_default())),
+        _ => missing.push("the node has not said yet that it is Ready".to_owned()),
+    }
+    let by_name: BTreeMap<String, &Pod> = pods.iter().map(|pod| (name(pod), pod)).collect();
+    for (name, containers_before) in &before.pods {
+        // One that somebody deleted meanwhile is not waited for.
+        let Some(pod) = by_name.get(name) else { continue };
+        let is_new = containers(pod).iter().all(|id| !containers_before.contains(id));
+        if !is_new || !is_ready(pod) {
+            let why = waiting(pod).map_or(String::new(), |reason| format!(" ({reason})"));
+            missing.push(format!("pod {name} ran before and is not ready{why}"));
+        }
+    }
+    missing
+}
+
+fn name(pod: &Pod) -> String {
+    let metadata = &pod.metadata;
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    format!("{}/{}", text(&metadata.namespace), text(&metadata.name))
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions
+            .into_iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Whether the pod comes back after a restart of the machine.
+fn is_kept(pod: &Pod) -> bool {
+    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+    policy.is_none_or(|policy| policy == "Always")
+}
+
+fn containers(pod: &Pod) -> Vec<String> {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    statuses.into_iter().flatten().filter_map(|status| status.container_id.clone()).collect()
+}
+
+fn waiting(pod: &Pod) -> Option<String> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find_map(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(boot: &str, ready: &str) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": "n"},
+            "status": {"nodeInfo": {"bootID": boot, "machineID": "", "systemUUID": "", "kernelVersion": "",
+                "osImage": "", "containerRuntimeVersion": "", "kubeletVersion": "", "kubeProxyVersion": "",
+                "operatingSystem": "", "architecture": ""},
+                "conditions": [{"type": "Ready", "status": ready, "message": "no network"}]},
+        }))
+        .unwrap()
+    }
+
+    fn pod(name: &str, id: &str, ready: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "default"},
+            "status": {"conditions": [{"type": "Ready", "status": ready}],
+                "containerStatuses": [{"name": "c", "containerID": id, "ready": ready == "True", "image": "",
+                    "imageID": "", "restartCount": 0, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_node_is_compared_with_before() {
+        let pods = [("default/a".to_owned(), vec!["1".to_owned()])].into();
+        let before = Before { server: true, pods };
+        let cases = [
+            (node("new", "True"), vec![pod("a", "2", "True"), pod("b", "3", "False")], ""),
+            (node("new", "True"), vec![], ""),
+            (node("old", "True"), vec![], "has not said yet"),
+            (node("new", "False"), vec![], "not Ready: no network"),
+            (node("new", "True"), vec![pod("a", "1", "True")], "pod default/a ran before"),
+            (node("new", "True"), vec![pod("a", "2", "False")], "not ready (CrashLoopBackOff)"),
+        ];
+        for (node, pods, expected) in cases {
+            let text = compare(&node, &pods, "new", &before).join("; ");
+            assert!(text.contains(expected) && text.is_empty() == expected.is_empty(), "{text}");
+        }
+    }
+}

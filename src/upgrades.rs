@@ -1,0 +1,497 @@
+//! Updates of the board a node runs on: takes requests from the node's annotation and from a local socket, works on them one
+//! at a time, says how far it is, and judges the trial of a new version.
+//!
+//! On a machine that is no board PID 1 has left no facts, and nothing of this runs.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use client::{Backoff, Cache, Client, ListParams, Patch};
+use k8s_openapi::api::core::v1::Node;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ota::{BootFacts, Health, Journal, Loader, Places, Progress, State, Update};
+use runtime::client::FdStream;
+use runtime::image::Registries;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::upgrade_status::{DOWNGRADE, Phase, REQUEST, STATUS, Status};
+use crate::{upgrade_health, upgrade_source};
+
+/// Where `copepod upgrade` reaches the node of its machine.
+pub(crate) const SOCKET: &str = "/run/copepod/upgrade.sock";
+const FOLDER: &str = "/run/copepod";
+const NOTICE: &str = "/run/copepod/notices/update.json";
+/// Requests that wait; a second one is refused anyway.
+const REQUESTS_MAX: usize = 4;
+const REQUEST_BYTES_MAX: u64 = 16 * 1024;
+/// Progress is told in steps of this many percent: each is a write of the Node object.
+const PERCENT_STEP: u8 = 5;
+const HEALTH_EVERY: Duration = Duration::from_secs(3);
+/// Everything must be as before for this long.
+const HEALTHY_FOR: Duration = Duration::from_secs(10);
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(20);
+/// How long a restart waits for the API server to hear of it.
+const TELL_MAX: Duration = Duration::from_secs(20);
+
+/// What an update is asked with.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Request {
+    pub(crate) source: String,
+    #[serde(default)]
+    pub(crate) allow_downgrade: bool,
+}
+
+/// What the node hands over.
+pub(crate) struct Settings {
+    pub(crate) client: Client,
+    pub(crate) node_name: String,
+    pub(crate) registries: Arc<Registries>,
+}
+
+/// A status, and whether it came about since the start of the machine.
+type Told = Option<(Status, bool)>;
+
+struct Upgrades {
+    settings: Arc<Settings>,
+    facts: BootFacts,
+    places: Places,
+    told: watch::Sender<Told>,
+    work: Option<Work>,
+    /// A request that was worked on; its annotation is to go.
+    finished: Option<String>,
+}
+
+struct Work {
+    task: JoinHandle<Result<Update, ota::Error>>,
+    request: Request,
+    stop: Arc<AtomicBool>,
+}
+
+/// Runs until it is told to stop.
+pub(crate) async fn run(settings: Settings, mut stopped: watch::Receiver<bool>) {
+    match Upgrades::new(settings) {
+        Ok(Some(upgrades)) => upgrades.run(stopped).await,
+        Ok(None) => stop(&mut stopped).await,
+        Err(error) => {
+            warn!("this board takes no updates: {error:#}");
+            stop(&mut stopped).await;
+        }
+    }
+}
+
+impl Upgrades {
+    fn new(settings: Settings) -> Result<Option<Upgrades>> {
+        let path = Path::new(Places::FACTS);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let facts = BootFacts::read(path)?;
+        let places = Places::of_board(&facts);
+        let journal = Journal::read(&places.upgrade())?;
+        let status = Status::of_journal(&journal);
+        let finished = journal.last.filter(|_| facts.settled).map(|outcome| outcome.source);
+        let told = watch::Sender::new(status.map(|status| (status, facts.settled || facts.trial)));
+        let settings = Arc::new(settings);
+        Ok(Some(Upgrades { settings, facts, places, told, work: None, finished }))
+    }
+
+    async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        let (sender, mut requests) = mpsc::channel(REQUESTS_MAX);
+        let mut side = tokio::task::JoinSet::new();
+        side.spawn(tell(self.settings.clone(), self.told.subscribe()));
+        side.spawn(listen(sender, self.told.clone()));
+        if self.facts.trial {
+            let journal = Journal::read(&self.places.upgrade()).unwrap_or_default();
+            if let Some(update) = journal.state.update() {
+                side.spawn(judge(self.settings.clone(), update.clone()));
+            }
+        }
+        let name = &self.settings.node_name;
+        let params = ListParams::all().fields(format!("metadata.name={name}"));
+        let nodes: Cache<Node> = Cache::start(self.settings.client.clone(), params);
+        let mut changes = nodes.subscribe();
+        let mut folder = sys::notify::watch_folder(Path::new(FOLDER)).and_then(FdStream::new).ok();
+        loop {
+            self.go_on();
+            tokio::select! {
+                () = stop(&mut stopped) => break,
+                _ = changes.next() => {}
+                Some(request) = requests.recv() => self.begin(request),
+                ended = ended(&mut self.work) => self.ended(ended).await,
+                () = changed(&mut folder) => self.look_at_facts(),
+            }
+            if let Some(node) = nodes.get("", &self.settings.node_name) {
+                self.follow(&node).await;
+            }
+        }
+        if let Some(work) = self.work.take() {
+            work.stop.store(true, Ordering::Relaxed);
+            drop(work.task.await);
+        }
+    }
+
+    /// Takes up what the machine was writing when it was switched off.
+    fn go_on(&mut self) {
+        if self.work.is_some() || !self.facts.confirmed {
+            return;
+        }
+        if let Ok(Journal { state: State::Writing(update), .. }) =
+            Journal::read(&self.places.upgrade())
+        {
+            info!(source = update.source, "going on with an update");
+            let allow_downgrade = update.allow_downgrade;
+            self.begin(Request { source: update.source, allow_downgrade });
+        }
+    }
+
+    /// Takes the request of the node's annotation.
+    async fn follow(&mut self, node: &Node) {
+        let empty = BTreeMap::new();
+        let annotations = node.metadata.annotations.as_ref().unwrap_or(&empty);
+        let Some(source) = annotations.get(REQUEST) else {
+            self.finished = None;
+            return;
+        };
+        if self.finished.as_ref() == Some(source) {
+            self.take_annotation_away().await;
+        } else if self.work.is_none() {
+            let allow_downgrade = annotations.get(DOWNGRADE).is_some_and(|text| text == "true");
+            self.begin(Request { source: source.clone(), allow_downgrade });
+        }
+    }
+
+    fn begin(&mut self, request: Request) {
+        if self.work.is_some() {
+            return;
+        }
+        info!(source = request.source, "update asked for");
+        self.say(&request, Phase::Checking, "", "reading the bundle's manifest".to_owned());
+        let stop = Arc::new(AtomicBool::new(false));
+        let job = Job {
+            settings: self.settings.clone(),
+            places: self.places.clone(),
+            facts: self.facts.clone(),
+            request: request.clone(),
+            told: self.told.clone(),
+            stop: stop.clone(),
+        };
+        self.work = Some(Work { task: tokio::spawn(job.run()), request, stop });
+    }
+
+    async fn ended(&mut self, result: Result<Update, ota::Error>) {
+        let Some(work) = self.work.take() else { return };
+        let request = work.request;
+        match result {
+            Ok(update) => {
+                let text = format!(
+                    "{} is written to slot {}; restarting into it",
+                    update.version, update.to
+                );
+                self.say(&request, Phase::Restarting, &update.version.to_string(), text);
+                self.finished = Some(request.source);
+                drop(tokio::time::timeout(TELL_MAX, self.take_annotation_away()).await);
+                if let Err(error) = kill(Pid::from_raw(1), Signal::SIGINT) {
+                    warn!(%error, "PID 1 does not take the restart");
+                }
+            }
+            Err(ota::Error::Stopped) => {}
+            Err(error) => {
+                warn!(source = request.source, "no update: {error}");
+                let is_refused = matches!(error, ota::Error::Refused(_));
+                let phase = if is_refused { Phase::Refused } else { Phase::Failed };
+                self.say(&request, phase, "", error.to_string());
+                self.finished = Some(request.source);
+                self.take_annotation_away().await;
+            }
+        }
+    }
+
+    /// PID 1 may have confirmed the slot.
+    fn look_at_facts(&mut self) {
+        let Ok(facts) = BootFacts::read(Path::new(Places::FACTS)) else { return };
+        let was_settled = std::mem::replace(&mut self.facts, facts).settled;
+        if self.facts.settled && !was_settled {
+            let journal = Journal::read(&self.places.upgrade()).unwrap_or_default();
+            if let Some(outcome) = journal.last {
+                self.told.send_replace(Some((Status::of_outcome(&outcome), true)));
+            }
+        }
+    }
+
+    fn say(&self, request: &Request, phase: Phase, version: &str, message: String) {
+        let (source, version) = (request.source.clone(), version.to_owned());
+        let status = Status { phase, source, version, percent: None, message };
+        self.told.send_replace(Some((status, true)));
+    }
+
+    /// A request that was worked on is not there any more, so that the same one can be made again.
+    async fn take_annotation_away(&mut self) {
+        let mut annotations = json!({ REQUEST: null, DOWNGRADE: null });
+        let told = self.told.borrow().clone();
+        if let Some((status, _)) = told {
+            annotations[STATUS] = json!(serde_json::to_string(&status).unwrap_or_default());
+        }
+        match annotate(&self.settings, annotations).await {
+            Ok(()) => self.finished = None,
+            Err(error) => warn!(%error, "annotation {REQUEST} not removed"),
+        }
+    }
+}
+
+async fn stop(stopped: &mut watch::Receiver<bool>) {
+    drop(stopped.wait_for(|stopped| *stopped).await);
+}
+
+async fn annotate(settings: &Settings, annotations: serde_json::Value) -> client::Result<()> {
+    let patch = Patch::Merge(json!({ "metadata": { "annotations": annotations } }));
+    settings.client.patch::<Node>("", &settings.node_name, &patch).await.map(drop)
+}
+
+/// The result of the work under way; never, if there is none.
+async fn ended(work: &mut Option<Work>) -> Result<Update, ota::Error> {
+    match work {
+        None => std::future::pending().await,
+        Some(work) => match (&mut work.task).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(ota::Error::Source(std::io::Error::other(error))),
+        },
+    }
+}
+
+/// Waits for a change in the folder PID 1 writes to.
+async fn changed(folder: &mut Option<FdStream>) {
+    if let Some(folder) = folder
+        && folder.read(&mut [0; sys::notify::MESSAGE_LEN]).await.is_ok_and(|read| read > 0)
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// One update on its way into the slot.
+struct Job {
+    settings: Arc<Settings>,
+    places: Places,
+    facts: BootFacts,
+    request: Request,
+    told: watch::Sender<Told>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Job {
+    async fn run(self) -> Result<Update, ota::Error> {
+        let opened =
+            upgrade_source::open(&self.request.source, self.settings.registries.clone()).await;
+        let source = opened
+            .map_err(|error| ota::Error::Source(std::io::Error::other(format!("{error:#}"))))?;
+        let work = tokio::task::spawn_blocking(move || self.install(&*source));
+        work.await.unwrap_or_else(|error| Err(ota::Error::Source(std::io::Error::other(error))))
+    }
+
+    fn install(&self, source: &dyn ota::Source) -> Result<Update, ota::Error> {
+        let request = ota::Request {
+            places: &self.places,
+            facts: &self.facts,
+            source,
+            name: self.request.source.clone(),
+            allow_downgrade: self.request.allow_downgrade,
+        };
+        let (_, update) = ota::check(&request)?;
+        let Settings { client, node_name, .. } = &*self.settings;
+        let handle = Handle::current();
+        let mut before = || handle.block_on(upgrade_health::before(client, node_name));
+        let mut last = None;
+        let mut tell = |progress: &Progress| {
+            let percent = percent(progress);
+            if last != Some(percent) {
+                last = Some(percent);
+                self.told.send_replace(Some((self.writing(&update, progress, percent), true)));
+            }
+            match self.stop.load(Ordering::Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let loader = <dyn Loader>::of(&self.places.boot);
+        ota::install(&request, &*loader, &mut before, &mut tell)
+    }
+
+    fn writing(&self, update: &Update, progress: &Progress, percent: u8) -> Status {
+        let kib = |bytes: u64| bytes >> 10;
+        let message = format!(
+            "{} of {} KiB are in slot {}, {} KiB came from the source",
+            kib(progress.done),
+            kib(progress.total),
+            update.to,
+            kib(progress.fetched)
+        );
+        let (source, version) = (self.request.source.clone(), update.version.to_string());
+        Status { phase: Phase::Writing, source, version, percent: Some(percent), message }
+    }
+}
+
+/// Progress in whole steps.
+fn percent(progress: &Progress) -> u8 {
+    let percent = progress.done.saturating_mul(100) / progress.total.max(1);
+    u8::try_from(percent.min(100)).unwrap_or(100) / PERCENT_STEP * PERCENT_STEP
+}
+
+/// Writes every status to the notice from which the agent makes condition and event, and to the node's annotation.
+async fn tell(settings: Arc<Settings>, mut told: watch::Receiver<Told>) {
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+    let mut phase = None;
+    loop {
+        let now = told.borrow_and_update().clone();
+        if let Some((status, is_news)) = now {
+            if phase != Some(status.phase) {
+                phase = Some(status.phase);
+                if let Err(error) = write_notice(&status, is_news) {
+                    warn!("{NOTICE}: {error:#}");
+                }
+            }
+            let text = serde_json::to_string(&status).unwrap_or_default();
+            // What is not news the annotation says already.
+            if is_news && annotate(&settings, json!({ STATUS: text })).await.is_err() {
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.failed_with_jitter()) => continue,
+                    _ = told.changed() => continue,
+                }
+            }
+            backoff.succeeded();
+        }
+        if told.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn write_notice(status: &Status, is_news: bool) -> Result<()> {
+    let path = Path::new(NOTICE);
+    std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+    Ok(sys::atomic_write(path, status.notice(is_news).to_string().as_bytes(), 0o644)?)
+}
+
+/// Tells PID 1 whether the node is as it was before the update, until the process ends.
+async fn judge(settings: Arc<Settings>, update: Update) {
+    let mut healthy_since = None;
+    let mut told = None;
+    let mut ticks = tokio::time::interval(HEALTH_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let missing =
+            upgrade_health::missing(&settings.client, &settings.node_name, &update.before).await;
+        let since = match missing.is_empty() {
+            true => *healthy_since.get_or_insert_with(Instant::now),
+            false => {
+                healthy_since = None;
+                Instant::now()
+            }
+        };
+        let health = Health {
+            healthy: missing.is_empty() && since.elapsed() >= HEALTHY_FOR,
+            waiting: missing,
+        };
+        if told.as_ref() != Some(&health) {
+            info!(healthy = health.healthy, missing = health.missing(), "trial");
+            if let Err(error) = health.write(Path::new(Places::HEALTH)) {
+                warn!(%error, "PID 1 does not hear of the node's health");
+                continue;
+            }
+            told = Some(health);
+        }
+    }
+}
+
+/// Serves the machine's own `copepod upgrade`.
+async fn listen(requests: mpsc::Sender<Request>, told: watch::Sender<Told>) {
+    let listener = match bind() {
+        Ok(listener) => listener,
+        Err(error) => {
+            warn!("{error:#}");
+            return;
+        }
+    };
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if connections.len() < REQUESTS_MAX => {
+                    connections.spawn(serve(stream, requests.clone(), told.subscribe()));
+                }
+                Ok(_) => {}
+                Err(error) => { warn!(%error, "{SOCKET}"); return; }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+fn bind() -> Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    match std::fs::remove_file(SOCKET) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).context(SOCKET);
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(SOCKET).context(SOCKET)?;
+    std::fs::set_permissions(SOCKET, std::fs::Permissions::from_mode(0o600)).context(SOCKET)?;
+    Ok(listener)
+}
+
+/// One line with a request in, lines of statuses out.
+async fn serve(
+    stream: UnixStream,
+    requests: mpsc::Sender<Request>,
+    mut told: watch::Receiver<Told>,
+) {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    let read = BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await;
+    let Ok(request) = serde_json::from_str::<Request>(&line) else { return };
+    told.mark_unchanged();
+    if read.is_err() || requests.send(request).await.is_err() {
+        return;
+    }
+    while told.changed().await.is_ok() {
+        let Some((status, _)) = told.borrow_and_update().clone() else { continue };
+        let mut text = serde_json::to_string(&status).unwrap_or_default();
+        text.push('\n');
+        if writer.write_all(text.as_bytes()).await.is_err() || status.phase.is_end() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_in_steps() {
+        let at = |done, total| percent(&Progress { done, total, fetched: 0 });
+        for (done, total, expected) in
+            [(0, 0, 0), (0, 7, 0), (3, 50, 5), (99, 100, 95), (7, 7, 100), (9, 7, 100)]
+        {
+            assert_eq!(at(done, total), expected, "{done} of {total}");
+        }
+    }
+}
