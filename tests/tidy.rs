@@ -13,7 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cluster", &["api", "client", "pki", "tunnel"]),
     ("controllers", &["api", "client"]),
     ("disk", &[]),
-    ("init", &["disk", "ota", "sys"]),
+    ("init", &["api", "disk", "ota", "sys"]),
     ("mkimage", &["disk", "init", "ota"]),
     ("network", &["api", "client", "sys"]),
     ("ota", &["disk", "sys"]),

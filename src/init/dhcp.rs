@@ -24,6 +24,7 @@ pub(crate) struct Lease {
     pub(crate) router: Option<Ipv4Addr>,
     pub(crate) name_servers: Vec<Ipv4Addr>,
     pub(crate) domain: Option<String>,
+    pub(crate) time_servers: Vec<Ipv4Addr>,
     pub(crate) server: Ipv4Addr,
     pub(crate) duration: Duration,
     pub(crate) renew: Duration,
@@ -191,6 +192,7 @@ impl Client {
             OptionCode::Router,
             OptionCode::DomainNameServer,
             OptionCode::DomainName,
+            OptionCode::NtpServers,
             OptionCode::AddressLeaseTime,
             OptionCode::Renewal,
             OptionCode::Rebinding,
@@ -237,6 +239,12 @@ fn lease(message: &Message) -> Option<Lease> {
         }
         _ => Vec::new(),
     };
+    let time_servers = match options.get(OptionCode::NtpServers) {
+        Some(DhcpOption::NtpServers(servers)) => {
+            servers.iter().take(SERVERS_MAX).copied().collect()
+        }
+        _ => Vec::new(),
+    };
     let domain = match options.get(OptionCode::DomainName) {
         Some(DhcpOption::DomainName(name)) => {
             Some(name.trim_end_matches('\0').to_owned()).filter(|name| is_domain(name))
@@ -249,6 +257,7 @@ fn lease(message: &Message) -> Option<Lease> {
         router,
         name_servers,
         domain,
+        time_servers,
         server: *server,
         duration,
         renew,
@@ -276,13 +285,7 @@ fn times(options: &DhcpOptions) -> Option<(Duration, Duration, Duration)> {
 }
 
 /// Letters, digits, dots, hyphens: what may stand in resolv.conf without changing its meaning.
-fn is_domain(name: &str) -> bool {
+pub(crate) fn is_domain(name: &str) -> bool {
     (1..=253).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-')
-}
-
-/// The content of resolv.conf for a lease.
-pub(crate) fn resolv_conf(lease: &Lease) -> String {
-    let search = lease.domain.iter().map(|domain| format!("search {domain}\n"));
-    search.chain(lease.name_servers.iter().map(|server| format!("nameserver {server}\n"))).collect()
 }

@@ -15,8 +15,8 @@ pub enum Error {
     NoPartition { disk: u32, number: usize },
     #[error("device-mapper: {0}")]
     DeviceMapper(io::Error),
-    #[error("{path}: {reason}")]
-    Settings { path: PathBuf, reason: String },
+    #[error("{path} is larger than {max} bytes and is not read")]
+    TooLarge { path: PathBuf, max: u64 },
     #[error("{0}")]
     Disk(#[from] disk::Error),
     #[error("{0}")]

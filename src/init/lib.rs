@@ -16,11 +16,14 @@ mod console;
 mod dhcp;
 mod error;
 mod host_port;
+mod link;
 mod mounts;
 mod network;
+mod notices;
 mod phases;
 mod pid1;
 mod power;
+mod preload;
 mod service;
 mod settings;
 mod slots;
@@ -28,6 +31,8 @@ mod spool;
 pub mod stage1;
 mod supervisor;
 mod time;
+mod told;
+mod trial;
 
 #[cfg(test)]
 mod tests;
@@ -43,10 +48,10 @@ pub struct Config {
     pub binary: PathBuf,
 }
 
-/// The mistakes in the text of a `copepod.yaml`, as the board would report them; for those who write the file.
+/// What is wrong with the text of an owner's `copepod.yaml`: a line for each mistake, with its place and key.
 #[must_use]
 pub fn check_settings(text: &str) -> Vec<String> {
-    settings::parse(text).err().into_iter().collect()
+    settings::check(text, false)
 }
 
 /// Runs the role the arguments name: PID 1 when there is none. Never returns.

@@ -1,42 +1,55 @@
-//! The network child: finds the interface, gets a lease, sets address, route and resolv.conf, renews.
+//! The network child: gives every interface its address, by DHCP or as the owner says, and keeps it.
 //!
-//! It is a process of its own because it parses what strangers send. It prints `READY=1` with the first lease.
+//! It is a process of its own because it parses what strangers send. It prints `READY=1` with the first address.
 
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket as StdUdpSocket};
-use std::path::Path;
+use std::cell::RefCell;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket as StdUdpSocket};
 use std::time::{Duration, Instant};
 
 use dhcproto::v4::{CLIENT_PORT, Message, SERVER_PORT};
 use dhcproto::{Decodable, Decoder, Encodable};
-use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
 };
-use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::Handle;
+use serde::{Deserialize, Serialize};
 use tokio::net::UdpSocket;
 
 use crate::Error;
-use crate::dhcp::{Action, Client, Lease, resolv_conf};
+use crate::dhcp::{Action, Client};
+use crate::link::{Link, find};
 use crate::service::READY;
-use crate::time::wait_for;
+use crate::settings::{self, Addressing, Dns};
+use crate::told::Told;
 
 /// Name of the role in our arguments.
 pub(crate) const ROLE: &str = "network";
-const INTERFACES: &str = "/sys/class/net";
-const RESOLV_CONF: &str = "/run/resolv.conf";
-/// USB interfaces appear late.
+/// USB interfaces appear late, or when they are plugged in; after this time their absence is said.
 const APPEAR_LIMIT: Duration = Duration::from_secs(60);
 const APPEAR_STEP: Duration = Duration::from_millis(100);
-const ETHERNET: &str = "1";
+const LATE_STEP: Duration = Duration::from_secs(5);
 const PACKET_MAX: usize = 1500;
 
+/// What is to be done, as the one argument of the role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) links: Vec<settings::Link>,
+    pub(crate) dns: Dns,
+}
+
 /// Runs until something fails; PID 1 starts us again.
-pub(crate) fn main(interface: Option<String>) -> i32 {
+pub(crate) fn main(plan: Option<String>) -> i32 {
+    let plan = match serde_json::from_str::<Plan>(&plan.unwrap_or_default()) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("the plan of the network is not readable: {error}");
+            return 2;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(serve(interface)),
+        Ok(runtime) => runtime.block_on(serve(plan)),
         Err(error) => {
             Err(Error::Call { operation: "start the network's event loop", source: error })
         }
@@ -46,21 +59,55 @@ pub(crate) fn main(interface: Option<String>) -> i32 {
     1
 }
 
-async fn serve(interface: Option<String>) -> Result<(), Error> {
-    let found = wait_for(APPEAR_LIMIT, APPEAR_STEP, || find(interface.as_deref()));
-    let name = found.ok_or_else(|| Error::Network("there is no Ethernet interface".to_owned()))?;
+async fn serve(plan: Plan) -> Result<(), Error> {
     let (connection, handle, _) =
         rtnetlink::new_connection().map_err(Error::call("open a netlink socket"))?;
-    let work = work(&name, handle);
+    let told = RefCell::new(Told::new(plan.dns, plan.links.len()));
+    told.borrow().write()?;
+    let all = plan.links.iter().enumerate();
+    let all = try_join_all(all.map(|(rank, link)| keep(rank, link, handle.clone(), &told)));
     tokio::select! {
-        result = work => result,
+        result = all => result.map(drop),
         () = connection => Err(Error::Network("the netlink connection ended".to_owned())),
     }
 }
 
-async fn work(name: &str, handle: Handle) -> Result<(), Error> {
-    let link = Link::open(name, handle).await?;
+/// Keeps the address of one interface, as soon as it is there.
+async fn keep(
+    rank: usize,
+    wanted: &settings::Link,
+    handle: Handle,
+    told: &RefCell<Told>,
+) -> Result<(), Error> {
+    let name = appeared(wanted.interface.as_deref()).await;
+    let link = Link::open(&name, rank, handle).await?;
     link.up().await?;
+    let Addressing::Static { address, prefix, gateway } = wanted.addressing else {
+        return lease(rank, &name, &link, told).await;
+    };
+    link.configure(address, prefix, gateway).await?;
+    println!("{name}: address {address}/{prefix}, {}, as set", router(gateway));
+    println!("{READY}");
+    std::future::pending().await
+}
+
+async fn appeared(wanted: Option<&str>) -> String {
+    let late = Instant::now() + APPEAR_LIMIT;
+    let mut said = false;
+    loop {
+        if let Some(name) = find(wanted) {
+            return name;
+        }
+        let waiting = Instant::now() >= late;
+        if waiting && !said {
+            said = true;
+            println!("there is no interface {} yet", wanted.unwrap_or("for Ethernet"));
+        }
+        tokio::time::sleep(if waiting { LATE_STEP } else { APPEAR_STEP }).await;
+    }
+}
+
+async fn lease(rank: usize, name: &str, link: &Link, told: &RefCell<Told>) -> Result<(), Error> {
     let socket = socket_on(name)?;
     let hostname = nix::unistd::gethostname().unwrap_or_default();
     let mut client = Client::new(link.mac, &hostname.to_string_lossy(), seed(), Instant::now());
@@ -79,58 +126,41 @@ async fn work(name: &str, handle: Handle) -> Result<(), Error> {
             }
         };
         for action in actions {
-            perform(action, &socket, &link).await?;
-        }
-    }
-}
-
-async fn perform(action: Action, socket: &UdpSocket, link: &Link) -> Result<(), Error> {
-    match action {
-        Action::Send(target, message) => {
-            let bytes = message
-                .to_vec()
-                .map_err(|error| Error::Network(format!("encode a request: {error}")))?;
-            // No carrier yet, or no route: the retry comes by itself.
-            if let Err(error) = socket.send_to(&bytes, SocketAddrV4::new(target, SERVER_PORT)).await
-            {
-                eprintln!("send to {target}: {error}");
+            match action {
+                Action::Send(target, message) => send(&socket, target, &message).await?,
+                Action::Configure(lease) => {
+                    link.configure(lease.address, lease.prefix, lease.router).await?;
+                    let (address, prefix, seconds) =
+                        (lease.address, lease.prefix, lease.duration.as_secs());
+                    let router = router(lease.router);
+                    told.borrow_mut().note(rank, Some(lease));
+                    told.borrow().write()?;
+                    println!("{name}: address {address}/{prefix}, {router}, for {seconds} s");
+                    println!("{READY}");
+                }
+                Action::Withdraw(address) => {
+                    println!("{name}: address {address} may not be used any more");
+                    link.keep_only(None).await?;
+                    told.borrow_mut().note(rank, None);
+                    told.borrow().write()?;
+                }
             }
-            Ok(())
-        }
-        Action::Configure(lease) => {
-            link.configure(&lease).await?;
-            let path = Path::new(RESOLV_CONF);
-            sys::replace_file(path, resolv_conf(&lease).as_bytes(), 0o644)
-                .map_err(Error::file("write", path))?;
-            let Lease { address, prefix, duration, .. } = &lease;
-            let router = lease
-                .router
-                .map_or_else(|| "no router".to_owned(), |router| format!("router {router}"));
-            println!("address {address}/{prefix}, {router}, for {} s", duration.as_secs());
-            println!("{READY}");
-            Ok(())
-        }
-        Action::Withdraw(address) => {
-            println!("address {address} may not be used any more");
-            link.keep_only(None).await
         }
     }
 }
 
-/// The named interface, or the first that is Ethernet and belongs to a device (bridges and veths do not).
-fn find(wanted: Option<&str>) -> Option<String> {
-    let mut names: Vec<String> = fs::read_dir(INTERFACES)
-        .ok()?
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names.into_iter().find(|name| {
-        let path = Path::new(INTERFACES).join(name);
-        let ethernet =
-            || fs::read_to_string(path.join("type")).is_ok_and(|kind| kind.trim() == ETHERNET);
-        wanted.map_or_else(|| path.join("device").exists() && ethernet(), |wanted| wanted == name)
-    })
+fn router(router: Option<Ipv4Addr>) -> String {
+    router.map_or_else(|| "no router".to_owned(), |router| format!("router {router}"))
+}
+
+async fn send(socket: &UdpSocket, target: Ipv4Addr, message: &Message) -> Result<(), Error> {
+    let bytes =
+        message.to_vec().map_err(|error| Error::Network(format!("encode a request: {error}")))?;
+    // No carrier yet, or no route: the retry comes by itself.
+    if let Err(error) = socket.send_to(&bytes, SocketAddrV4::new(target, SERVER_PORT)).await {
+        eprintln!("send to {target}: {error}");
+    }
+    Ok(())
 }
 
 /// A socket on port 68 of this interface alone, which may broadcast before there is an address.
@@ -155,85 +185,4 @@ fn seed() -> u32 {
     use std::hash::{BuildHasher, Hasher};
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     u32::try_from(random >> 32).unwrap_or_default()
-}
-
-struct Link {
-    index: u32,
-    mac: [u8; 6],
-    handle: Handle,
-}
-
-impl Link {
-    async fn open(name: &str, handle: Handle) -> Result<Link, Error> {
-        let mut links = handle.link().get().match_name(name.to_owned()).execute();
-        let link = links.try_next().await.map_err(failed("look up the interface"))?;
-        let index =
-            link.ok_or_else(|| Error::Network(format!("interface {name} is gone")))?.header.index;
-        let path = Path::new(INTERFACES).join(name).join("address");
-        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-        let mac = parse_mac(&text)
-            .ok_or_else(|| Error::Network(format!("{name} has no Ethernet address")))?;
-        Ok(Link { index, mac, handle })
-    }
-
-    async fn up(&self) -> Result<(), Error> {
-        let message = LinkUnspec::new_with_index(self.index).up().build();
-        self.handle.link().set(message).execute().await.map_err(failed("set the interface up"))
-    }
-
-    async fn configure(&self, lease: &Lease) -> Result<(), Error> {
-        self.keep_only(Some((lease.address, lease.prefix))).await?;
-        let add = self
-            .handle
-            .address()
-            .add(self.index, IpAddr::V4(lease.address), lease.prefix)
-            .replace();
-        add.execute().await.map_err(failed("set the address"))?;
-        let Some(router) = lease.router else { return Ok(()) };
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(router)
-            .output_interface(self.index)
-            .build();
-        self.handle
-            .route()
-            .add(route)
-            .replace()
-            .execute()
-            .await
-            .map_err(failed("set the default route"))
-    }
-
-    /// Removes all IPv4 addresses of the interface but this one.
-    async fn keep_only(&self, kept: Option<(Ipv4Addr, u8)>) -> Result<(), Error> {
-        let mut addresses = self.handle.address().get().set_link_index_filter(self.index).execute();
-        let mut old = Vec::new();
-        while let Some(message) = addresses.try_next().await.map_err(failed("list addresses"))? {
-            let address = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                _ => None,
-            });
-            if address.is_some_and(|address| kept != Some((address, message.header.prefix_len))) {
-                old.push(message);
-            }
-        }
-        for message in old {
-            self.handle
-                .address()
-                .del(message)
-                .execute()
-                .await
-                .map_err(failed("remove an address"))?;
-        }
-        Ok(())
-    }
-}
-
-fn failed(operation: &'static str) -> impl FnOnce(rtnetlink::Error) -> Error {
-    move |error| Error::Network(format!("{operation}: {error}"))
-}
-
-pub(crate) fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let parts: Option<Vec<u8>> =
-        text.trim().split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect();
-    parts?.try_into().ok()
 }

@@ -1,7 +1,6 @@
 //! Bringing the machine up: a table of phases, run in order; each says on the console when it fails.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,16 +14,15 @@ use crate::boot_disk;
 use crate::cmdline::CommandLine;
 use crate::console::Console;
 use crate::mounts::{self, EARLY, LATE};
-use crate::settings::Settings;
+use crate::settings::{REGISTRIES_FILE, Secret, Settings, TOKEN_FILE};
 use crate::time::pause;
+use crate::{notices, preload};
 
 /// Where the boot partition is mounted, read-only but for moments.
 pub(crate) const BOOT: &str = "/boot";
 /// Where the data partition is mounted.
 pub(crate) const DATA: &str = "/var/lib/copepod";
 const MODULES: &str = "/usr/lib/copepod/modules";
-const PRELOADED: &str = "/usr/share/copepod/images";
-const IMPORT_DIR: &str = "agent/images";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
@@ -79,16 +77,18 @@ const PHASES: &[Phase] = &[
     phase("kernel settings", false, sysctls),
     phase("loopback", false, |_| sys::namespace::loopback_up().map_err(Error::call("bring lo up"))),
     phase("machine identity", false, |_| machine_identity()),
-    phase("preloaded images", false, |_| preloaded_images()),
+    phase("preloaded files", false, preloaded),
 ];
 
 /// Runs all phases.
 pub(crate) fn run() -> Machine {
     // The console exists once devtmpfs is there; stage 1 has mounted it, and opening again does no harm.
     let _ = mounts::apply(EARLY);
-    let (settings, _) = Settings::read();
-    let mut machine =
-        Machine { console: Console::open(), command_line: CommandLine::read().ok(), settings };
+    let mut machine = Machine {
+        console: Console::open(),
+        command_line: CommandLine::read().ok(),
+        settings: Settings::none(),
+    };
     for phase in PHASES {
         let Err(error) = (phase.run)(&mut machine) else { continue };
         machine.console.say("init", &format!("{} failed: {error}", phase.name));
@@ -141,13 +141,21 @@ fn disk_of(machine: &Machine) -> Result<u32, Error> {
     command_line.map(|line| line.disk).ok_or(Error::CommandLine("copepod.disk"))
 }
 
+/// Also puts what the node must not be told by its arguments where it finds it.
 fn settings(machine: &mut Machine) -> Result<(), Error> {
     let (settings, problems) = Settings::read();
     machine.settings = settings;
     for problem in &problems {
-        machine.console.say("init", &format!("{problem}; the file is ignored"));
+        machine.console.say("init", problem);
     }
-    if problems.is_empty() { Ok(()) } else { Err(Error::Several(problems.len())) }
+    notices::warn("settings", "InvalidSetting", &problems)?;
+    let Settings { token, registries, .. } = &machine.settings;
+    for (path, content) in [(TOKEN_FILE, token), (REGISTRIES_FILE, registries)] {
+        let Some(Secret(text)) = content else { continue };
+        let path = Path::new(path);
+        sys::replace_file(path, text.as_bytes(), 0o600).map_err(Error::file("write", path))?;
+    }
+    Ok(())
 }
 
 /// A board without a battery-backed clock starts in 1970: certificates need at least the time of the build.
@@ -194,23 +202,10 @@ fn machine_identity() -> Result<(), Error> {
     fs::write(shown, text).map_err(Error::file("write", shown))
 }
 
-/// Puts the archives of the image where the node imports from. They belong to the slot, so a new slot's replace them.
-fn preloaded_images() -> Result<(), Error> {
-    let target = Path::new(DATA).join(IMPORT_DIR);
-    fs::create_dir_all(&target).map_err(Error::file("create", &target))?;
-    let source = Path::new(PRELOADED);
-    let entries = match fs::read_dir(source) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(Error::file("read", source))?,
-    };
-    for entry in entries.flatten() {
-        let path = target.join(entry.file_name());
-        let same = |size: u64| fs::metadata(&path).is_ok_and(|there| there.len() == size);
-        if entry.metadata().is_ok_and(|data| same(data.len())) {
-            continue;
-        }
-        let bytes = fs::read(entry.path()).map_err(Error::file("read", &entry.path()))?;
-        sys::atomic_write(&path, &bytes, 0o644).map_err(Error::file("write", &path))?;
+fn preloaded(machine: &mut Machine) -> Result<(), Error> {
+    let failures = preload::all();
+    for failure in &failures {
+        machine.console.say("init", failure);
     }
-    Ok(())
+    if failures.is_empty() { Ok(()) } else { Err(Error::Several(failures.len())) }
 }

@@ -132,12 +132,11 @@ fn services(config: &Config, machine: &mut Machine) -> Vec<Service> {
     let role = |role: &str, argument: Option<String>| {
         std::iter::once(role.to_owned()).chain(argument).collect::<Vec<_>>()
     };
+    let plan = network::Plan { links: settings.links.clone(), dns: settings.dns.clone() };
+    let plan = serde_json::to_string(&plan).ok();
     let mut rows = vec![
         (describe("node", settings.node.clone(), -900, NODE_GRACE), now + NETWORK_WAIT),
-        (
-            describe("network", role(network::ROLE, settings.interface.clone()), -950, CHILD_GRACE),
-            now,
-        ),
+        (describe("network", role(network::ROLE, plan), -950, CHILD_GRACE), now),
     ];
     if settings.host_port {
         let path = settings.kubeconfig.to_string_lossy().into_owned();

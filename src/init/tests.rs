@@ -2,3 +2,4 @@
 
 mod dhcp;
 mod machine;
+mod settings;

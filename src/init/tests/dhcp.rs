@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 
-use crate::dhcp::{Action, Client, Lease, resolv_conf};
-use crate::network::parse_mac;
+use crate::dhcp::{Action, Client, Lease};
+use crate::link::parse_mac;
+use crate::settings::Dns;
+use crate::told::Told;
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -61,7 +63,27 @@ fn an_offer_becomes_a_lease() {
     let (client, lease) = bound(now);
     assert_eq!((lease.address, lease.prefix, lease.router), (ADDRESS, 24, Some(SERVER)));
     assert_eq!(client.due(), now + Duration::from_secs(1800));
-    assert_eq!(resolv_conf(&lease), "search home.arpa\nnameserver 10.0.2.3\n");
+    assert_eq!(resolv_conf(Dns::default(), &[&lease]), "search home.arpa\nnameserver 10.0.2.3\n");
+}
+
+/// The file for the leases of several interfaces.
+fn resolv_conf(own: Dns, leases: &[&Lease]) -> String {
+    let mut told = Told::new(own, leases.len());
+    for (number, lease) in leases.iter().enumerate() {
+        told.note(number, Some((*lease).clone()));
+    }
+    told.resolv_conf()
+}
+
+#[test]
+fn what_several_networks_say_is_joined_and_the_owner_comes_first() {
+    let (_, lease) = bound(Instant::now());
+    let other =
+        Lease { name_servers: vec![ADDRESS], domain: Some("lan".to_owned()), ..lease.clone() };
+    let joined = "search home.arpa lan\nnameserver 10.0.2.3\nnameserver 10.0.2.15\n";
+    assert_eq!(resolv_conf(Dns::default(), &[&lease, &other, &lease]), joined);
+    let own = Dns { servers: vec!["9.9.9.9".parse().unwrap()], search: vec!["own".to_owned()] };
+    assert_eq!(resolv_conf(own, &[&lease]), "search own\nnameserver 9.9.9.9\n");
 }
 
 #[test]

@@ -10,7 +10,6 @@ use crate::cmdline::CommandLine;
 use crate::host_port::{Answer, answer};
 use crate::mounts::teardown_order;
 use crate::power::{EVENT_LEN, Ending, has_power_key};
-use crate::settings::{parse, resolve};
 use crate::supervisor::{State, Supervisor};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -75,35 +74,6 @@ fn the_command_line_is_read_like_the_kernel_does() {
     assert_eq!((line.slot, line.disk, line.verity.to_string()), (Slot::B, 0x4350_4f44, verity));
     let error = CommandLine::parse("copepod.slot=c copepod.disk=1").unwrap_err();
     assert_eq!(error.to_string(), "kernel command line has no valid copepod.slot");
-}
-
-#[test]
-fn the_owner_overrides_the_image() {
-    let image = parse("hostname: board\nbuild-epoch: 5\nhost-port: true\nargs: [--a]\n").unwrap();
-    let owner = parse("hostname: kitchen\nargs: [--b]\n").unwrap();
-    let settings = resolve(image.clone(), owner);
-    assert_eq!(settings.hostname, "kitchen");
-    assert_eq!(
-        (settings.clock_floor, settings.host_port, settings.health_port),
-        (5, true, Some(6443))
-    );
-    let node = "server --data-dir /var/lib/copepod --write-kubeconfig /var/lib/copepod/kubeconfig.yaml --a --b";
-    assert_eq!(settings.node.join(" "), node);
-    let agent = resolve(image, parse("role: agent\nargs: [--server, https://x:6443]").unwrap());
-    assert_eq!(
-        agent.node.join(" "),
-        "agent --data-dir /var/lib/copepod --a --server https://x:6443"
-    );
-    assert_eq!(agent.health_port, None);
-}
-
-#[test]
-fn wrong_settings_say_what_is_wrong() {
-    assert!(parse("hostnam: x").unwrap_err().contains("hostnam"));
-    assert!(parse("hostname: -x").unwrap_err().contains("not a host name"));
-    assert!(parse("role: king").is_err());
-    assert!(parse("args: 1").is_err());
-    assert!(parse("").is_ok());
 }
 
 #[test]

@@ -1,0 +1,158 @@
+//! Reading single values; every error says what was expected. Values of secrets are never repeated.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::Role;
+
+const NAME_MAX: usize = 253;
+
+pub(crate) fn role(text: &str) -> Result<Role, String> {
+    match text {
+        "server" => Ok(Role::Server),
+        "agent" => Ok(Role::Agent),
+        _ => Err(format!("expected server or agent, found {text:?}")),
+    }
+}
+
+pub(crate) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("expected true or false, found {text:?}")),
+    }
+}
+
+pub(crate) fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("expected a number, found {text:?}"))
+}
+
+pub(crate) fn any(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+/// A name the kernel and DHCP servers take: up to 63 lower-case letters, digits and inner hyphens.
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
+    let wrong = || {
+        format!("expected a host name (lower-case letters, digits, inner hyphens), found {text:?}")
+    };
+    api::names::dns1123_label(text).is_empty().then(|| text.to_owned()).ok_or_else(wrong)
+}
+
+pub(crate) fn node_name(text: &str) -> Result<String, String> {
+    let wrong = || format!("expected a node name such as kitchen or kitchen.lan, found {text:?}");
+    api::names::dns1123_subdomain(text).is_empty().then(|| text.to_owned()).ok_or_else(wrong)
+}
+
+pub(crate) fn server(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("https://").unwrap_or_default();
+    let plain = host.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != '@');
+    if host.is_empty() || !plain {
+        return Err(format!("expected https://HOST:6443, found {text:?}"));
+    }
+    Ok(text.to_owned())
+}
+
+/// What is wrong with it is not shown: it may hold a password.
+pub(crate) fn web_address(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let fits =
+        rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()));
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| "expected an address such as https://registry.lan:5000".to_owned())
+}
+
+/// One line without spaces; what is wrong with it is not shown.
+pub(crate) fn secret(text: &str) -> Result<String, String> {
+    let plain = !text.is_empty() && text.chars().all(|char| char.is_ascii_graphic());
+    plain.then(|| text.to_owned()).ok_or_else(|| "expected one word".to_owned())
+}
+
+/// Key and value of a label, checked by the rules of Kubernetes.
+pub(crate) fn label(key: &str, value: &str) -> Result<String, String> {
+    let problems = [api::names::qualified_name(key), api::names::label_value(value)].concat();
+    match problems.first() {
+        None => Ok(format!("{key}={value}")),
+        Some(problem) => Err(format!("{key}={value} is no label: {problem}")),
+    }
+}
+
+/// A taint as `key=value:effect` or `key:effect`.
+pub(crate) fn taint(text: &str) -> Result<String, String> {
+    const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+    let parts = text.rsplit_once(':').filter(|(_, effect)| EFFECTS.contains(effect));
+    let Some((pair, _)) = parts else {
+        return Err(format!(
+            "expected key=value:effect with effect {}, found {text:?}",
+            EFFECTS.join(", ")
+        ));
+    };
+    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+    label(key, value).map(|_| text.to_owned())
+}
+
+pub(crate) fn interface(text: &str) -> Result<String, String> {
+    // The kernel's limit is 16 bytes with the terminator.
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
+    if plain && (1..16).contains(&text.len()) && text != "." && text != ".." {
+        return Ok(text.to_owned());
+    }
+    Err(format!("expected the name of an interface such as eth0, found {text:?}"))
+}
+
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("expected an address such as 192.168.1.1, found {text:?}"))
+}
+
+pub(crate) fn gateway(text: &str) -> Result<Ipv4Addr, String> {
+    let wrong = || format!("expected an IPv4 address such as 192.168.1.1, found {text:?}");
+    text.parse::<Ipv4Addr>().ok().filter(|address| is_of_host(*address)).ok_or_else(wrong)
+}
+
+/// An address with the length of its network.
+pub(crate) fn interface_address(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let wrong = || {
+        format!("expected an IPv4 address with its prefix such as 192.168.1.5/24, found {text:?}")
+    };
+    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+    if !(1..=32).contains(&prefix) || !is_of_host(address) {
+        return Err(wrong());
+    }
+    Ok((address, prefix))
+}
+
+fn is_of_host(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_broadcast())
+}
+
+/// Whether both lie in the network of this length.
+pub(crate) fn same_network(one: Ipv4Addr, other: Ipv4Addr, prefix: u8) -> bool {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+    u32::from(one) & mask == u32::from(other) & mask
+}
+
+/// Letters, digits, dots, hyphens: what may stand in resolv.conf without changing its meaning.
+pub(crate) fn domain(text: &str) -> Result<String, String> {
+    let wrong = || format!("expected a domain such as home.arpa, found {text:?}");
+    crate::dhcp::is_domain(text).then(|| text.to_owned()).ok_or_else(wrong)
+}
+
+/// A host as name or address.
+pub(crate) fn host(text: &str) -> Result<String, String> {
+    let named = text.len() <= NAME_MAX && crate::dhcp::is_domain(text);
+    let wrong = || format!("expected a name or an address such as pool.ntp.org, found {text:?}");
+    (named || text.parse::<IpAddr>().is_ok()).then(|| text.to_owned()).ok_or_else(wrong)
+}
+
+/// A public key as in authorized_keys.
+pub(crate) fn ssh_key(text: &str) -> Result<String, String> {
+    let known = ["ssh-ed25519 ", "ssh-rsa ", "ecdsa-sha2-", "sk-ssh-ed25519@openssh.com "];
+    let fits =
+        known.iter().any(|kind| text.starts_with(kind)) && !text.chars().any(char::is_control);
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| "expected a public key such as ssh-ed25519 AAAA...".to_owned())
+}

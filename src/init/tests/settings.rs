@@ -1,0 +1,244 @@
+//! Both settings files: what they mean together, and what is said about mistakes.
+
+use crate::settings::mistakes::shown;
+use crate::settings::{Addressing, Link, Secret, Settings, parse_image, parse_owner, resolve};
+use crate::{network, notices};
+
+/// What an owner's file comes to on an image's, and what is said about it.
+fn both(image: &str, owner: &str) -> (Settings, Vec<String>) {
+    let (image, problems) = parse_image(image);
+    assert!(problems.is_empty(), "{problems:?}");
+    let (owner, mut mistakes) = parse_owner(owner);
+    let settings = resolve(image, owner, &mut mistakes);
+    (settings, shown(&mistakes, "f"))
+}
+
+fn good(owner: &str) -> Settings {
+    let (settings, mistakes) = both("", owner);
+    assert!(mistakes.is_empty(), "{owner}: {mistakes:?}");
+    settings
+}
+
+#[test]
+fn the_owner_overrides_the_image() {
+    let image = "hostname: board\nbuild-epoch: 5\nhost-port: true\nargs: [--a]\n";
+    let (settings, _) = both(image, "hostname: kitchen\nargs: [--b]\n");
+    assert_eq!(settings.hostname, "kitchen");
+    assert_eq!(
+        (settings.clock_floor, settings.host_port, settings.health_port),
+        (5, true, Some(6443))
+    );
+    let node = "server --data-dir /var/lib/copepod --write-kubeconfig /var/lib/copepod/kubeconfig.yaml --a --b";
+    assert_eq!(settings.node.join(" "), node);
+    let (agent, _) = both(image, "role: agent\nargs: [--server, https://x:6443]");
+    assert_eq!(
+        agent.node.join(" "),
+        "agent --data-dir /var/lib/copepod --a --server https://x:6443"
+    );
+    assert_eq!(agent.health_port, None);
+}
+
+#[test]
+fn every_key_reaches_its_place() {
+    let settings = good(
+        "role: agent\nserver: https://10.0.0.1:6443\ntoken: K10abc::server:x\nhostname: kitchen\n\
+         node-name: kitchen.lan\nlabels:\n  room: kitchen\n  example.com/spare:\n\
+         taints: [dedicated=camera:NoSchedule, lonely:NoExecute]\n\
+         network:\n- interface: eth0\n  address: 192.168.1.5/24\n  gateway: 192.168.1.1\n- {interface: eth1, dhcp: true}\n\
+         dns: {servers: [9.9.9.9, '2620:fe::fe'], search: [lan]}\nntp: time.lan\n\
+         registries:\n  mirrors:\n    docker.io:\n      endpoint: [https://mirror.lan]\n\
+         \x20 configs:\n    mirror.lan:\n      auth: {username: me, password: 123}\n      tls: {insecure_skip_verify: true}\n\
+         args: [--debug]\n",
+    );
+    assert_eq!(
+        settings.node.join(" "),
+        "agent --data-dir /var/lib/copepod --node-name=kitchen.lan --server=https://10.0.0.1:6443 \
+         --token-file=/run/copepod/token --private-registry=/run/copepod/registries.yaml --node-ip=192.168.1.5 \
+         --node-label=room=kitchen --node-label=example.com/spare= --node-taint=dedicated=camera:NoSchedule \
+         --node-taint=lonely:NoExecute --debug"
+    );
+    assert_eq!(settings.token, Some(Secret("K10abc::server:x".to_owned())));
+    let address = "192.168.1.5".parse().unwrap();
+    let gateway = "192.168.1.1".parse().ok();
+    let eth = |number: u8, addressing| Link { interface: Some(format!("eth{number}")), addressing };
+    let links =
+        [eth(0, Addressing::Static { address, prefix: 24, gateway }), eth(1, Addressing::Dhcp)];
+    assert_eq!(settings.links, links);
+    assert_eq!((settings.dns.servers.len(), settings.dns.search.len()), (2, 1));
+    assert_eq!(settings.ntp, ["time.lan"]);
+    let registries = r#"{"configs":{"mirror.lan":{"auth":{"password":"123","username":"me"},"tls":{"insecure_skip_verify":true}}},"mirrors":{"docker.io":{"endpoint":["https://mirror.lan"]}}}"#;
+    assert_eq!(settings.registries, Some(Secret(registries.to_owned())));
+}
+
+#[test]
+fn short_forms_mean_the_same() {
+    let labels = ["labels: {room: kitchen}", "labels: [room=kitchen]", "labels: room=kitchen"];
+    for text in labels {
+        assert_eq!(good(text).node.last().unwrap(), "--node-label=room=kitchen", "{text}");
+    }
+    let link = Link { interface: Some("eth1".to_owned()), addressing: Addressing::Dhcp };
+    for text in ["interface: eth1", "network: {interface: eth1}", "network: [{interface: eth1}]"] {
+        assert_eq!(good(text).links, std::slice::from_ref(&link), "{text}");
+    }
+    let nothing =
+        ["", "# only this\n", "---\n", "\u{feff}", "hostname:\n", "network: []\nargs: null\n"];
+    for text in nothing {
+        assert_eq!(good(text.trim_start_matches('\u{feff}')), Settings::none(), "{text:?}");
+    }
+}
+
+/// The file, and the beginning of every line that is said about it, in order.
+const MISTAKES: &[(&str, &[&str])] = &[
+    (
+        "hostnam: x\nhostname: kept",
+        &["f:1:1: hostnam: is no setting; there are role, server, token"],
+    ),
+    ("hostname: -x", &["f:1:11: hostname: expected a host name"]),
+    ("hostname: [a]", &["f:1:11: hostname: expected text, found a list"]),
+    ("role: king", &["f:1:7: role: expected server or agent, found \"king\""]),
+    ("args: {a: b}", &["f:1:7: args: expected text, found a mapping"]),
+    ("hostname: kept\nhostname: other", &["f:2:1: hostname: is given twice"]),
+    ("role: agent", &["f:1:1: server: is missing"]),
+    ("server: https://a:6443", &["f:1:1: server: is for role agent"]),
+    ("role: agent\nserver: a:6443", &["f:2:9: server: expected https://HOST:6443"]),
+    ("token: [secret]", &["f:1:8: token: expected text, found a list"]),
+    ("token: two words", &["f:1:8: token: expected one word"]),
+    ("token: a\nargs: [--token=b]", &["f:1:1: token: stands in args too"]),
+    ("ssh-keys: ssh-ed25519 AAAA me", &["f:1:1: ssh-keys: is for the debug variant"]),
+    ("labels: {'a b': c}", &["f:1:17: labels.a b: a b=c is no label"]),
+    ("labels: [room]", &["f:1:10: labels[0]: expected key=value"]),
+    ("taints:\n- a=b:Never\n- good:NoSchedule", &["f:2:3: taints[0]: expected key=value:effect"]),
+    (
+        "network:\n- interface: eth0\n  address: 10.0.0.300/24\n  gateway: 10.0.0.1",
+        &[
+            "f:2:3: network[0]: has no valid address; DHCP is used",
+            "f:3:12: network[0].address: expected an IPv4 address with its prefix such as 192.168.1.5/24, found \"10.0.0.300/24\"",
+        ],
+    ),
+    (
+        "network: {address: 10.0.0.5}",
+        &["f:1:10: network: has no", "f:1:20: network.address: expected an IPv4"],
+    ),
+    (
+        "network: {address: 10.0.0.5/24, gateway: 10.0.1.1}",
+        &["f:1:10: network: has a gateway outside"],
+    ),
+    ("network: {dhcp: yes}", &["f:1:17: network.dhcp: expected true or false"]),
+    ("network: [{dhcp: true}, {interface: eth0}]", &["f:1:11: network[0]: lacks interface"]),
+    (
+        "network: [{interface: e}, {interface: e}]",
+        &["f:1:27: network[1]: names an interface again"],
+    ),
+    ("network: text", &["f:1:10: network: expected a mapping, found text"]),
+    ("dns: [dns.lan, 1.1.1.1]", &["f:1:7: dns[0]: expected an address"]),
+    ("dns: {server: 1.1.1.1}", &["f:1:7: dns.server: is no setting; there are servers, search"]),
+    ("ntp: ['a b']", &["f:1:7: ntp[0]: expected a name or an address"]),
+    (
+        "registries: {mirror: {}}",
+        &["f:1:22: registries.mirror: is no setting; there are mirrors, configs"],
+    ),
+    (
+        "registries: {mirrors: {a: {endpoint: [ftp://u:pw@b]}}}",
+        &[
+            "f:1:39: registries.mirrors.a.endpoint[0]: expected an address such as https://registry.lan:5000",
+        ],
+    ),
+    ("- a\n- b", &["f:1:1: expected a line `key: value`, found a list"]),
+    ("just text", &["f:1:1: expected a line `key: value`, found text"]),
+    ("hostname: kept\nrole: 'server\nargs: []\n", &["f:3:1: role: this is not YAML"]),
+    ("a: &x 1\nb: *x", &["f:1:1: a: is no", "f:2:4: b: this is not YAML"]),
+    ("hostname: kept\n--- \nhostname: other", &["f:2:1: hostname: a second document is not read"]),
+    ("build-epoch: 3", &["f:1:1: build-epoch: is no setting"]),
+];
+
+#[test]
+fn mistakes_are_told_with_their_place() {
+    let mut wrong = Vec::new();
+    for (text, expected) in MISTAKES {
+        let (_, mistakes) = both("", text);
+        let fits = mistakes.len() == expected.len()
+            && mistakes.iter().zip(*expected).all(|(found, begin)| found.starts_with(begin));
+        if !fits {
+            wrong.push((text, mistakes));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn one_slip_costs_one_key() {
+    let text = "hostname: kitchen\nrole: [server\nlabels:\n- room=a\n# a comment\n\tntp: x\ndns: 1.1.1.1\ntaints: 7\n";
+    let (settings, mistakes) = both("", text);
+    assert_eq!(settings.hostname, "kitchen");
+    assert_eq!(settings.dns.servers.len(), 1, "{mistakes:?}");
+    let begins: Vec<&str> = mistakes.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(begins.len(), 3, "{mistakes:?}");
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let text = "token: [hush-hush]\nregistries: {configs: {a: {auth: {password: [hush-hush]}}}}\nargs: {x: hush-hush}";
+    let (settings, mistakes) = both("", text);
+    assert_eq!(mistakes.len(), 3);
+    let (whole, _) =
+        both("", "token: hush-hush\nregistries: {configs: {a: {auth: {password: hush-hush}}}}");
+    let shown = format!("{settings:?} {mistakes:?} {whole:?}");
+    assert!(!shown.contains("hush"), "{shown}");
+}
+
+#[test]
+fn any_bytes_give_settings() {
+    let strange = [
+        "\0",
+        "\u{fffd}\u{fffd}",
+        "{{{{{{",
+        "[[[[[[[[[[[[[[[[[[[[[[[[",
+        "? a\n: b",
+        "!!x y",
+        "a: |\n",
+        "%YAML 9\n---\n",
+        ": :",
+        "'",
+    ];
+    for text in strange {
+        both("", text);
+        both("", &format!("hostname: kept\n{text}"));
+    }
+    both("", &"[".repeat(60_000));
+    both("", &"a: {".repeat(15_000));
+    let (_, mistakes) = both("", &"- x\n".repeat(10_000));
+    assert!(mistakes.len() <= 21);
+}
+
+#[test]
+fn many_mistakes_are_counted() {
+    let text: String = (0..50).map(|number| format!("key{number}: x\n")).collect();
+    let (_, mistakes) = both("", &text);
+    assert_eq!(mistakes.len(), 21);
+    assert_eq!(mistakes.last().unwrap(), "f: 30 more mistakes");
+}
+
+#[test]
+fn keys_to_log_in_are_for_the_debug_variant() {
+    let (settings, mistakes) = both("debug: true", "ssh-keys: [ssh-ed25519 AAAA me, nonsense]");
+    assert_eq!(settings.ssh_keys, ["ssh-ed25519 AAAA me"]);
+    assert_eq!(
+        mistakes,
+        ["f:1:33: ssh-keys[1]: expected a public key such as ssh-ed25519 AAAA..."]
+    );
+}
+
+#[test]
+fn the_plan_of_the_network_survives_its_way_to_the_child() {
+    let settings = good("network: {address: 10.0.0.5/24}\ndns: 1.1.1.1");
+    let plan = network::Plan { links: settings.links, dns: settings.dns };
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<network::Plan>(&text).unwrap(), plan);
+}
+
+#[test]
+fn notices_are_what_the_agent_reads() {
+    let text = notices::text("InvalidSetting", &["copepod.yaml:1:1: \"x\"".to_owned()]);
+    let expected = r#"{"conditions":[],"events":[{"message":"copepod.yaml:1:1: \"x\"","reason":"InvalidSetting","type":"Warning"}]}"#;
+    assert_eq!(text, expected);
+}
