@@ -14,7 +14,8 @@ use crate::tools::{run, tool};
 const SCRIPT: &str = "image/boot.cmd";
 /// Text of `copepod.yaml` on the boot partition, for its owner to fill in.
 const OWNER_FILE: &str = "# Settings of this board; they come before the image's. Remove the # to use one.\n\
-    #hostname: kitchen\n#role: server\n#interface: eth0\n#args: [\"--node-label=room=kitchen\"]\n";
+    #hostname: kitchen\n#role: agent\n#server: https://192.168.1.10:6443\n#token: K10...\n#labels: {room: kitchen}\n\
+    #network: {address: 192.168.1.20/24, gateway: 192.168.1.1}\n";
 
 /// Fills the board's facts into the boot script.
 pub(crate) fn script(template: &str, board: &Board) -> Result<String> {
