@@ -6,6 +6,8 @@ pub const SECTOR_LEN: usize = 512;
 const ID_OFFSET: usize = 440;
 const TABLE_OFFSET: usize = 446;
 const ENTRY_LEN: usize = 16;
+/// Partitions begin and end at multiples of this many sectors.
+const ALIGNMENT: u64 = 2048;
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 
 /// Partition type of a FAT32 partition with LBA addressing.
@@ -111,4 +113,35 @@ fn little_endian(bytes: &[u8], offset: usize) -> u32 {
         *target = *source;
     }
     u32::from_le_bytes(value)
+}
+
+/// The first sector with partition `number` reaching to the end of a disk of `disk_sectors`, in whole MiB; None when that
+/// gains nothing or another partition lies behind it. All other bytes, boot code too, stay as they are.
+pub fn grown(
+    sector: &[u8; SECTOR_LEN],
+    number: usize,
+    disk_sectors: u64,
+) -> Result<Option<([u8; SECTOR_LEN], Partition)>, Error> {
+    let mut table = Mbr::decode(sector)?;
+    let wrong = |reason| Error::Partition { number, reason };
+    let index = number.checked_sub(1).ok_or(wrong("is not there"))?;
+    let entry = table.partitions.get_mut(index).ok_or(wrong("is not there"))?;
+    let old = (*entry).ok_or(wrong("is not there"))?;
+    let last = disk_sectors.min(u32::MAX.into()) / ALIGNMENT * ALIGNMENT;
+    let sectors = u32::try_from(last.saturating_sub(old.start.into()))
+        .map_err(|_| wrong("reaches beyond 2 TiB"))?;
+    if sectors <= old.sectors {
+        return Ok(None);
+    }
+    let new = Partition { sectors, ..old };
+    *entry = Some(new);
+    if table.check().is_err() {
+        return Ok(None);
+    }
+    let mut bytes = *sector;
+    let offset = TABLE_OFFSET + index * ENTRY_LEN;
+    for (target, source) in bytes.iter_mut().skip(offset + 12).zip(sectors.to_le_bytes()) {
+        *target = source;
+    }
+    Ok(Some((bytes, new)))
 }

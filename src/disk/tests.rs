@@ -1,7 +1,7 @@
 //! Checks of formats against bytes that the real tools write or read.
 
 use crate::layout::Sizes;
-use crate::mbr::{Mbr, Partition};
+use crate::mbr::{Mbr, Partition, grown};
 use crate::slot::{Slot, Verity};
 use crate::state::State;
 use crate::{Error, environment};
@@ -118,4 +118,33 @@ fn a_verity_description_is_checked() {
     ] {
         assert!(wrong.parse::<Verity>().is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn a_partition_grows_to_the_end_of_a_larger_disk() {
+    const MIB: u64 = 2048;
+    let sizes = Sizes { boot: 16, root: 8, data: 32 };
+    let mut sector = sizes.table(7).unwrap().encode().unwrap();
+    sector[3] = 0xeb;
+    let small = sizes.total() * MIB;
+    for (number, disk, expected) in [
+        (4, small, None),
+        (4, small - 1, None),
+        (4, small + MIB - 1, None),
+        (4, small + MIB, Some(33)),
+        (4, 100 * MIB + 5, Some(64)),
+        (4, u64::MAX, Some((u64::from(u32::MAX) / MIB) - 36)),
+        (1, 100 * MIB, None),
+    ] {
+        let found = grown(&sector, number, disk).unwrap();
+        assert_eq!(found.map(|(_, new)| u64::from(new.sectors) / MIB), expected, "{number} {disk}");
+        let Some((bytes, new)) = found else { continue };
+        let table = Mbr::decode(&bytes).unwrap();
+        assert_eq!(table.partitions[number - 1], Some(new));
+        assert_eq!(table.partitions[..3], Mbr::decode(&sector).unwrap().partitions[..3]);
+        assert_eq!((bytes[3], table.disk_id), (0xeb, 7));
+        assert_eq!(grown(&bytes, number, disk).unwrap(), None);
+    }
+    assert!(grown(&sector, 5, small).is_err());
+    assert!(grown(&sector, 0, small).is_err());
 }

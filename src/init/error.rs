@@ -25,6 +25,8 @@ pub enum Error {
     Call { operation: &'static str, source: io::Error },
     #[error("{0} of the things above failed")]
     Several(usize),
+    #[error("clock: {0}")]
+    Clock(String),
     #[error("network: {0}")]
     Network(String),
 }

@@ -2,7 +2,7 @@
 //!
 //! [`stage1`] runs from the initramfs: it verifies and mounts the root and hands over. [`main`] then is PID 1: the
 //! table of [`phases`] brings the machine up, [`supervisor`] decides when which [`service`] is (re)started, [`pid1`]
-//! is the loop that never ends. Parsing of what strangers send (DHCP, the host port) happens in child processes of
+//! is the loop that never ends. Parsing of what strangers send (DHCP, time servers, the host port) happens in child processes of
 //! the same binary, never in PID 1.
 //! This crate knows no Kubernetes: the node is a command line, and whether it is healthy is a TCP port that accepts.
 
@@ -11,8 +11,10 @@
 use std::path::PathBuf;
 
 mod boot_disk;
+mod clock;
 mod cmdline;
 mod console;
+mod data;
 mod dhcp;
 mod error;
 mod host_port;
@@ -27,6 +29,7 @@ mod preload;
 mod service;
 mod settings;
 mod slots;
+mod sntp;
 mod spool;
 pub mod stage1;
 mod supervisor;
@@ -61,6 +64,7 @@ pub fn main(config: Config) -> ! {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some(network::ROLE) => std::process::exit(network::main(arguments.next())),
+        Some(clock::ROLE) => std::process::exit(clock::main(arguments.next())),
         Some(host_port::ROLE) => std::process::exit(host_port::main(arguments.next())),
         _ if std::process::id() == 1 => pid1::run(config),
         _ => {

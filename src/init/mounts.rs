@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::Error;
+use crate::phases::BOOT;
 
 /// One row of a mount table.
 #[derive(Clone, Copy, Debug)]
@@ -81,12 +82,31 @@ pub(crate) fn partition(
     target: &str,
     kind: &'static str,
     flags: MsFlags,
+    options: Option<&str>,
 ) -> Result<(), Error> {
-    mount(Some(device), target, Some(kind), flags, None::<&str>).map_err(|error| Error::Mount {
+    mount(Some(device), target, Some(kind), flags, options).map_err(|error| Error::Mount {
         kind,
         target: target.into(),
         source: error.into(),
     })
+}
+
+/// How the boot partition is mounted, but for moments.
+pub(crate) const BOOT_FLAGS: MsFlags = SAFE.union(MsFlags::MS_RDONLY);
+
+/// Lets `work` write on the boot partition.
+pub(crate) fn with_writable_boot<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let remount =
+        |flags: MsFlags| {
+            let flags = flags | MsFlags::MS_REMOUNT;
+            mount(None::<&str>, BOOT, None::<&str>, flags, None::<&str>).map_err(|error| {
+                Error::Mount { kind: "vfat", target: BOOT.into(), source: error.into() }
+            })
+        };
+    remount(SAFE)?;
+    let done = work();
+    remount(BOOT_FLAGS)?;
+    done
 }
 
 /// Which mount points to take away at the end, in order: everything but the kernel's own and the root.

@@ -2,12 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use disk::layout;
-use nix::mount::MsFlags;
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
+use sys::machine::Watchdog;
 
 use crate::Error;
 use crate::boot_disk;
@@ -16,7 +14,7 @@ use crate::console::Console;
 use crate::mounts::{self, EARLY, LATE};
 use crate::settings::{REGISTRIES_FILE, Secret, Settings, TOKEN_FILE};
 use crate::time::pause;
-use crate::{notices, preload};
+use crate::{clock, data, notices, preload};
 
 /// Where the boot partition is mounted, read-only but for moments.
 pub(crate) const BOOT: &str = "/boot";
@@ -26,7 +24,10 @@ const MODULES: &str = "/usr/lib/copepod/modules";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
-const FAILURE_PAUSE: Duration = Duration::from_secs(10);
+/// Long enough to read the console.
+const FAILURE_PAUSE: Duration = Duration::from_secs(60);
+const WATCHDOG: &str = "/dev/watchdog0";
+const WATCHDOG_SECONDS: u32 = 60;
 
 /// Kernel settings a container host needs, and a restart instead of a standstill after a kernel panic.
 const SYSCTLS: &[(&str, &str)] = &[
@@ -48,6 +49,41 @@ pub(crate) struct Machine {
     pub(crate) console: Console,
     pub(crate) command_line: Option<CommandLine>,
     pub(crate) settings: Settings,
+    /// No true time is earlier.
+    pub(crate) clock_floor: Duration,
+    pub(crate) clock_trusted: bool,
+    watchdog: Option<Watchdog>,
+}
+
+impl Machine {
+    pub(crate) fn say(&mut self, text: &str) {
+        self.console.say("init", text);
+    }
+
+    /// Identifier of the disk we booted from.
+    pub(crate) fn disk(&self) -> Result<u32, Error> {
+        let command_line = self.command_line.as_ref();
+        command_line.map(|line| line.disk).ok_or(Error::CommandLine("copepod.disk"))
+    }
+
+    pub(crate) fn feed_watchdog(&mut self) {
+        // One that cannot be fed restarts the machine, which is all that is left then.
+        let _ = self.watchdog.as_mut().map(Watchdog::feed);
+    }
+
+    /// For switching off: nobody feeds it any more.
+    pub(crate) fn disarm_watchdog(&mut self) {
+        let _ = self.watchdog.take().map(Watchdog::disarm);
+    }
+
+    /// Lets time pass for people to read the console.
+    fn linger(&mut self, duration: Duration) {
+        let end = Instant::now() + duration;
+        while Instant::now() < end {
+            self.feed_watchdog();
+            pause(Duration::from_secs(1));
+        }
+    }
 }
 
 struct Phase {
@@ -68,9 +104,10 @@ const fn phase(
 const PHASES: &[Phase] = &[
     phase("kernel file systems", true, |_| mounts::apply(EARLY).and_then(|()| mounts::apply(LATE))),
     phase("modules", false, modules),
+    phase("watchdog", false, watchdog),
     phase("cgroups", true, |_| cgroups()),
     phase("boot partition", false, boot_partition),
-    phase("data partition", true, data_partition),
+    phase("data partition", true, data::partition),
     phase("settings", false, settings),
     phase("clock", false, clock),
     phase("host name", false, host_name),
@@ -88,15 +125,18 @@ pub(crate) fn run() -> Machine {
         console: Console::open(),
         command_line: CommandLine::read().ok(),
         settings: Settings::none(),
+        clock_floor: Duration::ZERO,
+        clock_trusted: false,
+        watchdog: None,
     };
     for phase in PHASES {
         let Err(error) = (phase.run)(&mut machine) else { continue };
-        machine.console.say("init", &format!("{} failed: {error}", phase.name));
+        machine.say(&format!("{} failed: {error}", phase.name));
         if phase.required {
-            machine.console.say("init", "cannot go on without it, restarting");
-            pause(FAILURE_PAUSE);
+            machine.say("cannot go on without it, restarting");
+            machine.linger(FAILURE_PAUSE);
             let result = sys::machine::restart();
-            machine.console.say("init", &format!("restart failed: {result:?}"));
+            machine.say(&format!("restart failed: {result:?}"));
         }
     }
     machine
@@ -108,11 +148,24 @@ fn modules(machine: &mut Machine) -> Result<(), Error> {
     let mut failed = 0;
     for name in order.lines() {
         if let Err(error) = sys::module::load(&Path::new(MODULES).join(name)) {
-            machine.console.say("init", &format!("module {name}: {error}"));
+            machine.say(&format!("module {name}: {error}"));
             failed += 1;
         }
     }
     if failed == 0 { Ok(()) } else { Err(Error::Several(failed)) }
+}
+
+/// Armed as early as its driver is there; a board may have none.
+fn watchdog(machine: &mut Machine) -> Result<(), Error> {
+    let path = Path::new(WATCHDOG);
+    if !path.exists() {
+        return Ok(());
+    }
+    let opened = Watchdog::open(path, WATCHDOG_SECONDS);
+    let (watchdog, seconds) = opened.map_err(Error::file("open", path))?;
+    machine.watchdog = Some(watchdog);
+    machine.say(&format!("watchdog armed, {seconds} s"));
+    Ok(())
 }
 
 fn cgroups() -> Result<(), Error> {
@@ -126,19 +179,8 @@ fn cgroups() -> Result<(), Error> {
 }
 
 fn boot_partition(machine: &mut Machine) -> Result<(), Error> {
-    let device = boot_disk::partition(disk_of(machine)?, layout::BOOT)?;
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mounts::partition(&device, BOOT, "vfat", flags)
-}
-
-fn data_partition(machine: &mut Machine) -> Result<(), Error> {
-    let device = boot_disk::partition(disk_of(machine)?, layout::DATA)?;
-    mounts::partition(&device, DATA, "ext4", MsFlags::MS_NOATIME)
-}
-
-fn disk_of(machine: &Machine) -> Result<u32, Error> {
-    let command_line = machine.command_line.as_ref();
-    command_line.map(|line| line.disk).ok_or(Error::CommandLine("copepod.disk"))
+    let device = boot_disk::partition(machine.disk()?, layout::BOOT)?;
+    mounts::partition(&device, BOOT, "vfat", mounts::BOOT_FLAGS, None)
 }
 
 /// Also puts what the node must not be told by its arguments where it finds it.
@@ -146,7 +188,7 @@ fn settings(machine: &mut Machine) -> Result<(), Error> {
     let (settings, problems) = Settings::read();
     machine.settings = settings;
     for problem in &problems {
-        machine.console.say("init", problem);
+        machine.say(problem);
     }
     notices::warn("settings", "InvalidSetting", &problems)?;
     let Settings { token, registries, .. } = &machine.settings;
@@ -158,15 +200,14 @@ fn settings(machine: &mut Machine) -> Result<(), Error> {
     Ok(())
 }
 
-/// A board without a battery-backed clock starts in 1970: certificates need at least the time of the build.
 fn clock(machine: &mut Machine) -> Result<(), Error> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let floor = Duration::from_secs(machine.settings.clock_floor);
-    if now >= floor {
-        return Ok(());
+    let (floor, source) = clock::start(machine.settings.build_epoch)?;
+    machine.clock_floor = floor;
+    machine.clock_trusted = source != clock::Source::Floor;
+    if !machine.clock_trusted {
+        machine.say("this board does not know the time; it starts from the last time known");
     }
-    clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(floor))
-        .map_err(Error::call("set the clock"))
+    Ok(())
 }
 
 fn host_name(machine: &mut Machine) -> Result<(), Error> {
@@ -178,7 +219,7 @@ fn sysctls(machine: &mut Machine) -> Result<(), Error> {
     for (name, value) in SYSCTLS {
         let path = Path::new("/proc/sys").join(name);
         if let Err(error) = fs::write(&path, value) {
-            machine.console.say("init", &format!("write {}: {error}", path.display()));
+            machine.say(&format!("write {}: {error}", path.display()));
             failed += 1;
         }
     }
@@ -205,7 +246,7 @@ fn machine_identity() -> Result<(), Error> {
 fn preloaded(machine: &mut Machine) -> Result<(), Error> {
     let failures = preload::all();
     for failure in &failures {
-        machine.console.say("init", failure);
+        machine.say(failure);
     }
     if failures.is_empty() { Ok(()) } else { Err(Error::Several(failures.len())) }
 }

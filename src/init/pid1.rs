@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,14 +14,13 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use sys::machine::Watchdog;
 
 use crate::phases::{self, Machine};
 use crate::power::{self, Ending};
 use crate::service::{Description, Service};
 use crate::slots::Slots;
 use crate::supervisor::State;
-use crate::{Config, host_port, mounts, network, time};
+use crate::{Config, clock, host_port, mounts, network, time};
 
 const SIGNALS: [Signal; 6] = [
     Signal::SIGCHLD,
@@ -32,11 +30,13 @@ const SIGNALS: [Signal; 6] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
 ];
-const WATCHDOG: &str = "/dev/watchdog0";
-const WATCHDOG_SECONDS: u32 = 60;
 const TURN_MAX: Duration = Duration::from_secs(10);
 /// The node waits this long for an address, then starts without one.
 const NETWORK_WAIT: Duration = Duration::from_secs(30);
+/// With an address and no idea of the time, it waits this long for a time server.
+const CLOCK_WAIT: Duration = Duration::from_secs(15);
+/// How often the time is saved: a file of some bytes.
+const SAVE_STEP: Duration = Duration::from_secs(3600);
 const HEALTH_STEP: Duration = Duration::from_secs(2);
 const HEALTH_CONNECT: Duration = Duration::from_millis(500);
 /// The node must have been up this long before its slot counts as good.
@@ -53,10 +53,12 @@ struct Pid1 {
     services: Vec<Service>,
     signals: Option<SignalFd>,
     keys: Vec<File>,
-    watchdog: Option<Watchdog>,
     ending: Option<Ending>,
     slots: Slots,
     health_at: Instant,
+    /// When the network first had an address.
+    online: Option<Instant>,
+    save_at: Instant,
 }
 
 /// PID 1: brings the machine up, keeps it, takes it down. Never returns.
@@ -68,23 +70,24 @@ pub(crate) fn run(config: Config) -> ! {
         .say("init", &format!("copepod {} on slot {}", config.version, slot_name(&machine)));
     let slots = Slots::settle(&mut machine);
     let services = services(&config, &mut machine);
-    let watchdog = open_watchdog(&mut machine);
     let health_at = Instant::now() + HEALTH_STEP;
     let mut pid1 = Pid1 {
         machine,
         services,
         signals,
         keys: Vec::new(),
-        watchdog,
         ending: None,
         slots,
         health_at,
+        online: None,
+        save_at: Instant::now() + SAVE_STEP,
     };
     loop {
         let now = Instant::now();
         pid1.start_due(now);
         pid1.turn(pid1.until_next(now));
         pid1.check_health(Instant::now());
+        pid1.save_clock(Instant::now());
         if let Some(ending) = pid1.ending {
             // Returns only when the kernel refuses; then it is asked again.
             pid1.end(ending);
@@ -98,20 +101,6 @@ fn block_signals() -> Option<SignalFd> {
     let _ = mask.thread_block();
     let _ = set_cad_enabled(false);
     SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).ok()
-}
-
-fn open_watchdog(machine: &mut Machine) -> Option<Watchdog> {
-    let path = Path::new(WATCHDOG);
-    let text = match Watchdog::open(path, WATCHDOG_SECONDS) {
-        Ok((watchdog, seconds)) => {
-            machine.console.say("init", &format!("watchdog armed, {seconds} s"));
-            return Some(watchdog);
-        }
-        Err(_) if !path.exists() => return None,
-        Err(error) => format!("{WATCHDOG}: {error}"),
-    };
-    machine.console.say("init", &text);
-    None
 }
 
 fn slot_name(machine: &Machine) -> &'static str {
@@ -134,7 +123,10 @@ fn services(config: &Config, machine: &mut Machine) -> Vec<Service> {
     };
     let plan = network::Plan { links: settings.links.clone(), dns: settings.dns.clone() };
     let plan = serde_json::to_string(&plan).ok();
+    let clock = clock::Plan { servers: settings.ntp.clone(), floor: machine.clock_floor.as_secs() };
+    let clock = serde_json::to_string(&clock).ok();
     let mut rows = vec![
+        (describe("clock", role(clock::ROLE, clock), 0, CHILD_GRACE), now + NETWORK_WAIT),
         (describe("node", settings.node.clone(), -900, NODE_GRACE), now + NETWORK_WAIT),
         (describe("network", role(network::ROLE, plan), -950, CHILD_GRACE), now),
     ];
@@ -157,18 +149,39 @@ fn services(config: &Config, machine: &mut Machine) -> Vec<Service> {
 
 impl Pid1 {
     fn say(&mut self, text: &str) {
-        self.machine.console.say("init", text);
+        self.machine.say(text);
+    }
+
+    /// When the node may start at the earliest: with an address, and the time if it can be had soon.
+    fn node_due(&self) -> Option<Instant> {
+        let wait = if self.machine.clock_trusted { Duration::ZERO } else { CLOCK_WAIT };
+        self.online.map(|since| since + wait)
+    }
+
+    fn save_clock(&mut self, now: Instant) {
+        if now < self.save_at {
+            return;
+        }
+        self.save_at = now + SAVE_STEP;
+        if let Err(error) = clock::save() {
+            self.say(&format!("the time is not saved: {error}"));
+        }
     }
 
     /// Starts every service whose time has come.
     fn start_due(&mut self, now: Instant) {
-        let online = self
-            .services
-            .iter()
-            .any(|service| service.description.name == "network" && service.ready);
+        let ready = |name: &str| {
+            self.services.iter().any(|service| service.description.name == name && service.ready)
+        };
+        if ready("network") {
+            self.online.get_or_insert(now);
+        }
+        self.machine.clock_trusted |= ready("clock");
+        let online = self.online.is_some();
+        let node_may_start = self.node_due().is_some_and(|due| due <= now);
         for service in &mut self.services {
             let name = service.description.name;
-            if online && name == "node" {
+            if (online && name == "clock") || (node_may_start && name == "node") {
                 service.supervisor.release(now);
             }
             if service.supervisor.start_at().is_none_or(|at| at > now) {
@@ -193,15 +206,14 @@ impl Pid1 {
     fn until_next(&self, now: Instant) -> Duration {
         let starts = self.services.iter().filter_map(|service| service.supervisor.start_at());
         let health = (!self.slots.is_confirmed()).then_some(self.health_at);
-        let next = starts.chain(health).min();
+        let node = self.node_due().filter(|due| *due > now);
+        let next = starts.chain(health).chain(node).min();
         next.map_or(TURN_MAX, |next| next.saturating_duration_since(now)).min(TURN_MAX)
     }
 
     /// Waits until something happens or `limit` has passed, and deals with it.
     fn turn(&mut self, limit: Duration) {
-        if let Some(watchdog) = &mut self.watchdog {
-            let _ = watchdog.feed();
-        }
+        self.machine.feed_watchdog();
         if self.keys.is_empty() && self.ending.is_none() {
             // Drivers may find their keys some time after they are loaded.
             self.keys = power::key_devices();
@@ -338,6 +350,8 @@ impl Pid1 {
             Ending::Restart => self.arm(),
             Ending::PowerOff => None,
         };
+        // A floor that is an hour older is no reason to stay.
+        let _ = clock::save();
         nix::unistd::sync();
         for failure in mounts::teardown() {
             self.say(&format!("unmount {failure}"));
@@ -345,7 +359,7 @@ impl Pid1 {
         self.say(if ending == Ending::PowerOff { "power off" } else { "restart" });
         let result = match ending {
             Ending::PowerOff => {
-                let _ = self.watchdog.take().map(Watchdog::disarm);
+                self.machine.disarm_watchdog();
                 sys::machine::power_off()
             }
             Ending::Restart => word.map_or_else(sys::machine::restart, sys::machine::restart_with),

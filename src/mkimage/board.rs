@@ -72,6 +72,7 @@ pub(crate) struct Packages {
     pub(crate) kernel: String,
     pub(crate) busybox: String,
     pub(crate) certificates: String,
+    pub(crate) checker: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -27,6 +27,7 @@ const CROSS: &str = "cross/build.sh";
 const BUILT: &str = "build/bin";
 const APPLETS: &str = "image/busybox-applets.txt";
 const IMAGE: &str = "disk.img";
+const DATA: &str = "data.img";
 const BUSYBOX_ARCHIVE: &str = "busybox.tar";
 /// Kernel, initramfs and root of a slot together: what an update has to carry.
 const SLOT_MAX: u64 = 64 * 1024 * 1024;
@@ -41,6 +42,7 @@ struct Sources {
     certificates: PathBuf,
     /// Everything that was taken, for the bill of materials.
     packages: Vec<Shipped>,
+    checker: PathBuf,
 }
 
 /// Where an image lies after [`build`].
@@ -75,6 +77,8 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
     doing.done(format!("{}, {} modules", mib(initrd.len() as u64), first.len()));
 
     let doing = step("make the root");
+    let data_image = dir.join(DATA);
+    data(&data_image, &board.disk, epoch)?;
     fill_root(&dir, root, &board, &programs, &sources, &second, epoch)?;
     let root_image = dir.join("root.img");
     let verity = verified_root(&dir.join("root"), &root_image, &board.disk, epoch)?;
@@ -89,8 +93,6 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
     doing.done(format!("kernel {}", mib(kernel_len)));
 
     let doing = step("put the disk together");
-    let data_image = dir.join("data.img");
-    data(&data_image, &board.disk, epoch)?;
     let path = image_path(&dir);
     let parts = [
         (layout::BOOT, &boot_image),
@@ -135,6 +137,8 @@ fn fill_root(
         board,
         binary: &programs.binary,
         certificates: &sources.certificates,
+        checker: &sources.checker,
+        data: &dir.join(DATA),
         images: &images,
         documents: &bill.files,
         modules: &sources.modules,
@@ -192,6 +196,7 @@ fn sources(board: &Board, root: &Path, cache: &Path, dir: &Path, newest: bool) -
     let kernel = take(&board.packages.kernel)?;
     let busybox = take(&board.packages.busybox)?;
     let certificates = take(&board.packages.certificates)?;
+    let checker = take(&board.packages.checker)?;
     let modules_dir = kernel.join("lib/modules");
     let version = only_entry(&modules_dir)?;
     run(tool("depmod", 0).arg("-b").arg(&kernel).arg(&version))?;
@@ -201,6 +206,7 @@ fn sources(board: &Board, root: &Path, cache: &Path, dir: &Path, newest: bool) -
         busybox,
         certificates,
         packages,
+        checker,
     };
     let name = |Shipped { entry, .. }: &Shipped| format!("{} {}", entry.name, entry.version);
     doing.done(sources.packages.iter().map(name).collect::<Vec<_>>().join(", "));

@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use crate::board::Board;
 use crate::cpio::Archive;
 use crate::kernel_modules::{Index, content, image_name};
+use crate::recipe::copy_sparse;
 
-const FOLDERS: [&str; 16] = [
+const FOLDERS: [&str; 17] = [
     "boot",
     "dev",
     "etc/copepod",
@@ -23,6 +24,7 @@ const FOLDERS: [&str; 16] = [
     "sys",
     "tmp",
     "usr/bin",
+    "usr/sbin",
     "usr/lib/copepod/modules",
     "usr/share/copepod/images",
     "var/lib/copepod",
@@ -52,6 +54,10 @@ pub(crate) struct Ingredients<'parts> {
     pub(crate) binary: &'parts Path,
     /// The unpacked package of certificates.
     pub(crate) certificates: &'parts Path,
+    /// The unpacked package of the file system's checker.
+    pub(crate) checker: &'parts Path,
+    /// The empty data file system, for a factory reset; its zeros take no room.
+    pub(crate) data: &'parts Path,
     /// Preloaded container images, by file name.
     pub(crate) images: &'parts [(&'parts str, Vec<u8>)],
     /// Bill of materials and licences, by path.
@@ -80,6 +86,12 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
     fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
     fs::write(root.join("etc/copepod/board.yaml"), config(parts.board, parts.epoch))?;
     fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), certificates(parts.certificates)?)?;
+    let checker = root.join("usr/sbin/e2fsck");
+    let source = parts.checker.join("sbin/e2fsck.static");
+    fs::copy(&source, &checker).with_context(|| format!("copy {}", source.display()))?;
+    let mut data = fs::File::create(root.join("usr/share/copepod/data.img"))?;
+    copy_sparse(parts.data, &mut data)?;
+    data.set_len(fs::metadata(parts.data)?.len())?;
     for (name, bytes) in parts.images {
         fs::write(root.join("usr/share/copepod/images").join(name), bytes)?;
     }

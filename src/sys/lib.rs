@@ -8,6 +8,7 @@
 // The one crate that may.
 #![allow(unsafe_code)]
 
+pub mod block;
 pub mod device_filter;
 pub mod dm;
 pub mod fds;

@@ -107,8 +107,8 @@ pub(crate) struct Settings {
     pub(crate) registries: Option<Secret>,
     /// Keys that may log in; empty but in the debug variant.
     pub(crate) ssh_keys: Vec<String>,
-    /// No clock is right that shows an earlier time (seconds since 1970).
-    pub(crate) clock_floor: u64,
+    /// When the image was built, in seconds since 1970.
+    pub(crate) build_epoch: u64,
     /// Whether to serve the hypervisor's port, which hands out the kubeconfig.
     pub(crate) host_port: bool,
     /// The node is healthy when it accepts connections here; an agent only has to stay up.

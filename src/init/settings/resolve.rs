@@ -56,7 +56,7 @@ pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Se
         token,
         registries,
         ssh_keys: owner.ssh_keys,
-        clock_floor: image.build_epoch.unwrap_or_default(),
+        build_epoch: image.build_epoch.unwrap_or_default(),
         host_port: image.host_port.unwrap_or_default(),
         health_port: (role == Role::Server).then_some(health_port),
         kubeconfig,

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use disk::slot::Slot;
 use nix::sys::signal::Signal;
 
+use crate::clock;
 use crate::cmdline::CommandLine;
+use crate::data::{Verdict, reset_request, verdict};
 use crate::host_port::{Answer, answer};
 use crate::mounts::teardown_order;
 use crate::power::{EVENT_LEN, Ending, has_power_key};
@@ -126,4 +128,60 @@ fn the_host_port_answers_what_it_knows() {
         Answer { bytes: b"ok\n".into(), signal: Some(Signal::SIGTERM) }
     );
     assert_eq!(answer("rm -rf /", kubeconfig).signal, None);
+}
+
+#[test]
+fn the_floor_is_the_later_of_build_and_saved_time() {
+    let year = 365 * 86_400;
+    for (build, saved, expected) in [
+        (5, None, 5),
+        (5, Some("7\n"), 7),
+        (9, Some("7"), 9),
+        (9, Some("nonsense"), 9),
+        (9, Some("99999999999999999999999"), 9),
+        (9, Some(&*(30 * year).to_string()), 9),
+        (9, Some(&*(19 * year).to_string()), 19 * year),
+    ] {
+        assert_eq!(clock::floor(build, saved).as_secs(), expected, "{build} {saved:?}");
+    }
+}
+
+#[test]
+fn the_owners_time_servers_come_before_those_of_the_network() {
+    let own = ["a".to_owned()];
+    assert_eq!(clock::servers(&own, "10.0.0.1\n"), ["a"]);
+    assert_eq!(clock::servers(&[], "10.0.0.1\n10.0.0.2\n"), ["10.0.0.1", "10.0.0.2"]);
+    assert!(clock::servers(&[], "").iter().all(|name| name.ends_with("pool.ntp.org")));
+    assert_eq!(clock::servers(&vec!["a".to_owned(); 9], "").len(), 4);
+}
+
+#[test]
+fn a_checkers_exit_code_says_how_it_went() {
+    for (code, expected) in [
+        (Some(0), Verdict::Sound),
+        (Some(1), Verdict::Repaired),
+        (Some(2), Verdict::Repaired),
+        (Some(4), Verdict::Damaged),
+        (Some(5), Verdict::Damaged),
+        (Some(8), Verdict::Damaged),
+        (None, Verdict::Damaged),
+    ] {
+        assert_eq!(verdict(code), expected, "{code:?}");
+    }
+}
+
+#[test]
+fn a_file_on_the_boot_partition_asks_for_a_reset() {
+    let dir = std::env::temp_dir().join(format!("copepod-reset-{}", std::process::id()));
+    for (name, asks) in [
+        ("copepod.yaml", false),
+        ("FACTORY-RESET", true),
+        ("factory-reset.txt", true),
+        ("reset", false),
+    ] {
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(name), "").unwrap();
+        assert_eq!(reset_request(&dir).is_some(), asks, "{name}");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

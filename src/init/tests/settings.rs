@@ -25,7 +25,7 @@ fn the_owner_overrides_the_image() {
     let (settings, _) = both(image, "hostname: kitchen\nargs: [--b]\n");
     assert_eq!(settings.hostname, "kitchen");
     assert_eq!(
-        (settings.clock_floor, settings.host_port, settings.health_port),
+        (settings.build_epoch, settings.host_port, settings.health_port),
         (5, true, Some(6443))
     );
     let node = "server --data-dir /var/lib/copepod --write-kubeconfig /var/lib/copepod/kubeconfig.yaml --a --b";

@@ -1,0 +1,230 @@
+//! The data partition's way to being mounted: grown to the card, made anew when asked for, checked, mounted, and then the
+//! file system grown too.
+//!
+//! Every step finds out by itself what is left to do, so a loss of power anywhere is made up for at the next start.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use disk::layout;
+use disk::mbr::{SECTOR_LEN, grown};
+use nix::fcntl::OFlag;
+use nix::mount::MsFlags;
+
+use crate::phases::{BOOT, DATA, Machine};
+use crate::time::pause;
+use crate::{Error, boot_disk, mounts, notices};
+
+const CHECKER: &str = "/usr/sbin/e2fsck";
+const CHECK_LOG: &str = "/run/log/e2fsck.log";
+/// A large card on a slow bus may take minutes; without a bound a dying one would take for ever.
+const CHECK_LIMIT: Duration = Duration::from_secs(1800);
+const CHECK_STEP: Duration = Duration::from_millis(20);
+const CHECK_LINES_MAX: usize = 20;
+/// The file system as the image was made with it: mostly zeros.
+const PRISTINE: &str = "/usr/share/copepod/data.img";
+const COPY_LEN: usize = 1024 * 1024;
+const ZERO_LEN: u64 = 32 * 1024 * 1024;
+/// Asks for the data partition to be made anew; other systems like to add an ending.
+const RESET_FILES: [&str; 2] = ["factory-reset", "factory-reset.txt"];
+/// The superblock begins here; 24 bytes into it is the logarithm of the block size.
+const SUPERBLOCK: u64 = 1024;
+const BLOCK_LEN_AT: u64 = 24;
+const BLOCK_LEN_MIN: u64 = 1024;
+const BLOCK_LEN_LOG_MAX: u32 = 6;
+
+/// The phase: ends with the file system mounted and as large as its partition.
+pub(crate) fn partition(machine: &mut Machine) -> Result<(), Error> {
+    let device = boot_disk::partition(machine.disk()?, layout::DATA)?;
+    if let Err(error) = grow_partition(&device, machine) {
+        machine.say(&format!("data partition stays as small as it is: {error}"));
+    }
+    if let Some(request) = reset_request(Path::new(BOOT)) {
+        machine.say("factory reset: the data partition is made anew");
+        remake(&device, machine)?;
+        forget_request(&request)?;
+    }
+    check(&device, machine);
+    // A damaged file system stops the machine, and is mended at the next start, rather than be written on.
+    let options = Some("errors=panic");
+    if let Err(error) = mounts::partition(&device, DATA, "ext4", MsFlags::MS_NOATIME, options) {
+        machine.say(
+            "the data partition cannot be used. To begin anew, put an empty file named factory-reset next to \
+             copepod.yaml: what this board stored and its identity are lost then, its settings stay",
+        );
+        return Err(error);
+    }
+    if let Err(error) = grow_file_system(&device) {
+        machine.say(&format!("data file system stays as small as it is: {error}"));
+    }
+    Ok(())
+}
+
+/// Makes the partition's entry, and the kernel's idea of it, reach to the end of the disk.
+fn grow_partition(device: &Path, machine: &mut Machine) -> Result<(), Error> {
+    let disk = disk_of(device).map_err(Error::file("look up the disk of", device))?;
+    let open =
+        OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_SYNC.bits()).open(&disk);
+    let file = open.map_err(Error::file("open", &disk))?;
+    let size = sys::machine::block_device_size(&file).map_err(Error::file("measure", &disk))?;
+    let mut sector = [0; SECTOR_LEN];
+    file.read_exact_at(&mut sector, 0).map_err(Error::file("read", &disk))?;
+    let len = SECTOR_LEN as u64;
+    let Some((bytes, entry)) = grown(&sector, layout::DATA, size / len)? else { return Ok(()) };
+    let (start, length) = (u64::from(entry.start) * len, u64::from(entry.sectors) * len);
+    // The kernel first: a table that says more than it grants would leave the growth to the next start.
+    let number = i32::try_from(layout::DATA).unwrap_or_default();
+    sys::block::resize_partition(&file, number, start, length)
+        .map_err(Error::file("resize the data partition of", &disk))?;
+    file.write_all_at(&bytes, 0).map_err(Error::file("write", &disk))?;
+    file.sync_all().map_err(Error::file("sync", &disk))?;
+    machine.say(&format!("data partition grown to {} MiB", length / 1024 / 1024));
+    Ok(())
+}
+
+/// `/dev/mmcblk0` for `/dev/mmcblk0p4`.
+fn disk_of(device: &Path) -> io::Result<PathBuf> {
+    let name = device.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let partition = fs::canonicalize(Path::new("/sys/class/block").join(name))?;
+    let disk = partition.parent().and_then(Path::file_name).ok_or(io::ErrorKind::NotFound)?;
+    Ok(Path::new("/dev").join(disk))
+}
+
+fn grow_file_system(device: &Path) -> Result<(), Error> {
+    let file = File::open(device).map_err(Error::file("open", device))?;
+    let size = sys::machine::block_device_size(&file).map_err(Error::file("measure", device))?;
+    let mut bytes = [0; 4];
+    file.read_exact_at(&mut bytes, SUPERBLOCK + BLOCK_LEN_AT)
+        .map_err(Error::file("read", device))?;
+    let logarithm = u32::from_le_bytes(bytes).min(BLOCK_LEN_LOG_MAX);
+    let inside = File::open(DATA).map_err(Error::file("open", Path::new(DATA)))?;
+    sys::block::grow_ext4(&inside, size / (BLOCK_LEN_MIN << logarithm))
+        .map_err(Error::file("grow", device))
+}
+
+/// The file that asks for a factory reset, if there is one.
+pub(crate) fn reset_request(boot: &Path) -> Option<PathBuf> {
+    fs::read_dir(boot).ok()?.flatten().map(|entry| entry.path()).find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        RESET_FILES.contains(&name.as_str())
+    })
+}
+
+/// Only once all is made anew: until then every start begins over.
+fn forget_request(request: &Path) -> Result<(), Error> {
+    mounts::with_writable_boot(|| {
+        fs::remove_file(request).map_err(Error::file("remove", request))?;
+        nix::unistd::sync();
+        Ok(())
+    })
+}
+
+/// Puts the image's empty file system onto the partition.
+fn remake(device: &Path, machine: &mut Machine) -> Result<(), Error> {
+    let pristine = Path::new(PRISTINE);
+    let mut source = File::open(pristine).map_err(Error::file("open", pristine))?;
+    let length = source.metadata().map_err(Error::file("read", pristine))?.len();
+    let open = OpenOptions::new().read(true).write(true).open(device);
+    let mut target = open.map_err(Error::file("open", device))?;
+    let room = sys::machine::block_device_size(&target).map_err(Error::file("measure", device))?;
+    if room < length {
+        return Err(Error::file("make anew", device)(io::ErrorKind::StorageFull.into()));
+    }
+    let mut start = 0;
+    while start < length {
+        let step = ZERO_LEN.min(length - start);
+        sys::block::zero(&target, start, step).map_err(Error::file("clear", device))?;
+        start += step;
+        machine.feed_watchdog();
+    }
+    copy_data(&mut source, &mut target).map_err(Error::file("write", device))?;
+    target.sync_all().map_err(Error::file("sync", device))
+}
+
+/// Copies what is not zero.
+fn copy_data(source: &mut File, target: &mut File) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_LEN];
+    loop {
+        let read = source.read(&mut buffer)?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if bytes.iter().any(|byte| *byte != 0) {
+            target.write_all(bytes)?;
+        } else {
+            target.seek(SeekFrom::Current(i64::try_from(read).map_err(io::Error::other)?))?;
+        }
+    }
+}
+
+/// What a check came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Sound,
+    Repaired,
+    Damaged,
+}
+
+/// Of e2fsck's exit code (its manual, "EXIT CODE"); None when it was killed.
+pub(crate) fn verdict(code: Option<i32>) -> Verdict {
+    match code {
+        Some(0) => Verdict::Sound,
+        // The 2 asks for a restart because of mounted file systems, and ours is not mounted.
+        Some(1..=3) => Verdict::Repaired,
+        _ => Verdict::Damaged,
+    }
+}
+
+/// Lets e2fsck mend what is safe to mend, and everything when that is not enough. Mounting shows whether it helped.
+fn check(device: &Path, machine: &mut Machine) {
+    let mut last = Verdict::Sound;
+    for how in ["-p", "-y"] {
+        match run_checker(how, device, machine) {
+            Ok(code) => last = verdict(code),
+            Err(error) => return machine.say(&format!("data partition is not checked: {error}")),
+        }
+        if last != Verdict::Damaged {
+            break;
+        }
+    }
+    let text = match last {
+        Verdict::Sound => return,
+        Verdict::Repaired => "the data partition was damaged and has been repaired",
+        Verdict::Damaged => "the data partition is damaged beyond repair",
+    };
+    let log = fs::read_to_string(CHECK_LOG).unwrap_or_default();
+    for line in log.lines().filter(|line| !line.trim().is_empty()).take(CHECK_LINES_MAX) {
+        machine.say(&format!("e2fsck: {line}"));
+    }
+    machine.say(text);
+    // The node can do without this notice.
+    let _ = notices::warn("storage", "DataPartitionRepaired", &[text.to_owned()]);
+}
+
+fn run_checker(how: &str, device: &Path, machine: &mut Machine) -> Result<Option<i32>, Error> {
+    let log = Path::new(CHECK_LOG);
+    let _ = log.parent().map(fs::create_dir_all);
+    let output = File::create(log).map_err(Error::file("create", log))?;
+    let mut command = Command::new(CHECKER);
+    command.arg(how).arg(device).env_clear().stdin(Stdio::null());
+    command.stderr(output.try_clone().map_err(Error::file("create", log))?).stdout(output);
+    let mut child = command.spawn().map_err(Error::file("start", Path::new(CHECKER)))?;
+    let end = Instant::now() + CHECK_LIMIT;
+    loop {
+        if let Some(status) = child.try_wait().map_err(Error::call("wait for e2fsck"))? {
+            return Ok(status.code());
+        }
+        if Instant::now() >= end {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Ok(None);
+        }
+        machine.feed_watchdog();
+        pause(CHECK_STEP);
+    }
+}
