@@ -63,10 +63,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(NAME);
         let rows = [
-            ("hostname: kitchen\nrole: agent\n", None),
+            ("hostname: kitchen\nrole: server\n", None),
             ("", None),
-            ("hostname: kitchen\nrole: king\n", Some("line 2")),
-            ("hostname: [\n", Some("line")),
+            ("hostname: kitchen\nrole: king\n", Some("copepod.yaml:2:7: role")),
+            ("hostname: [\n", Some("copepod.yaml:1:11: hostname")),
             ("hostname: Not_A_Name\n", Some("Not_A_Name")),
         ];
         for (text, mistake) in rows {

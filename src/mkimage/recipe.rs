@@ -77,8 +77,7 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
     doing.done(format!("{}, {} modules", mib(initrd.len() as u64), first.len()));
 
     let doing = step("make the root");
-    let data_image = dir.join(DATA);
-    data(&data_image, &board.disk, epoch)?;
+    let data_image = data(&dir, &board.disk, epoch)?;
     fill_root(&dir, root, &board, &programs, &sources, &second, epoch)?;
     let root_image = dir.join("root.img");
     let verity = verified_root(&dir.join("root"), &root_image, &board.disk, epoch)?;
@@ -105,12 +104,8 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
     }
     let slot = kernel_len + initrd.len() as u64 + root_len;
     ensure!(slot <= SLOT_MAX, "a slot of {} is larger than {}", mib(slot), mib(SLOT_MAX));
-    doing.done(format!(
-        "{}: {}, a slot has {}",
-        path.display(),
-        mib(fs::metadata(&path)?.len()),
-        mib(slot)
-    ));
+    let size = mib(fs::metadata(&path)?.len());
+    doing.done(format!("{}: {size}, a slot has {}", path.display(), mib(slot)));
     Ok(())
 }
 
@@ -277,16 +272,18 @@ fn verified_root(tree: &Path, image: &Path, disk: &Disk, epoch: u64) -> Result<V
     Ok(verity.to_string().parse()?)
 }
 
-fn data(image: &Path, disk: &Disk, epoch: u64) -> Result<()> {
-    let _ = fs::remove_file(image);
+/// The empty file system of the data partition.
+fn data(dir: &Path, disk: &Disk, epoch: u64) -> Result<PathBuf> {
+    let image = dir.join(DATA);
+    let _ = fs::remove_file(&image);
     let mut mke2fs = tool("mke2fs", epoch);
     mke2fs.args(["-q", "-t", "ext4", "-L", "copepod-data", "-m", "1", "-U", &disk.data_uuid]);
     mke2fs.arg("-E").arg(format!(
         "hash_seed={},lazy_itable_init=1,nodiscard,root_owner=0:0",
         disk.data_hash_seed
     ));
-    run(mke2fs.arg(image).arg(format!("{}M", disk.sizes().data)))?;
-    Ok(())
+    run(mke2fs.arg(&image).arg(format!("{}M", disk.sizes().data)))?;
+    Ok(image)
 }
 
 /// Writes the partition table and copies the partitions; what is empty stays a hole.
