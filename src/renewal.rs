@@ -1,10 +1,12 @@
-//! Renews the server's own certificates while it runs: in time, and when its addresses change.
+//! Renews the server's own certificates while it runs: in time, and when its addresses change. A new address is also
+//! published to the cluster.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use apiserver::ApiServer;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -18,6 +20,7 @@ const LOOK_SOONEST: Duration = Duration::from_secs(1);
 /// Runs until told to stop. `addresses` are those of the server's node, if it has one.
 pub(crate) async fn run(
     settings: Arc<Settings>,
+    api: Arc<ApiServer>,
     shown: Arc<pki::ServingCertificate>,
     addresses: Option<watch::Receiver<Vec<IpAddr>>>,
     mut stopped: watch::Receiver<bool>,
@@ -28,12 +31,16 @@ pub(crate) async fn run(
     let eighth = u64::try_from(settings.flags.certificate_seconds / 8).unwrap_or(0);
     let pause = Duration::from_secs(eighth).clamp(LOOK_SOONEST, LOOK_EVERY);
     loop {
-        tokio::select! {
+        let moved = tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
-            () = tokio::time::sleep(pause) => {}
-            () = changed(&mut addresses) => {
-                current = addresses.borrow_and_update().first().copied().unwrap_or(current);
-                info!(address = %current, "address of this server");
+            () = tokio::time::sleep(pause) => false,
+            () = changed(&mut addresses) => true,
+        };
+        if moved {
+            current = addresses.borrow_and_update().first().copied().unwrap_or(current);
+            info!(address = %current, "address of this server");
+            if let Err(error) = api.advertise(settings.advertise(current)).await {
+                warn!(%error, "the server's new address was not published");
             }
         }
         match renew(&settings, &shown, current, &written) {

@@ -63,8 +63,9 @@ impl Settings {
         }
     }
 
-    fn advertise(&self) -> SocketAddr {
-        let address = self.flags.advertise_address.unwrap_or(self.node_ip);
+    /// Where others reach the server when its node has this address.
+    pub(crate) fn advertise(&self, node_ip: IpAddr) -> SocketAddr {
+        let address = self.flags.advertise_address.unwrap_or(node_ip);
         SocketAddr::new(address, self.flags.https_listen_port)
     }
 
@@ -126,7 +127,8 @@ async fn serve(settings: Settings) -> Result<()> {
 
     let node = start_node(&settings, &api, &dialer, &mut parts, &stopped).await?;
     let addresses = node.as_ref().map(|node| node.addresses.clone());
-    parts.add("certificates", renewal::run(settings.clone(), shown, addresses, stopped.clone()));
+    let renewal = renewal::run(settings.clone(), api.clone(), shown, addresses, stopped.clone());
+    parts.add("certificates", renewal);
     info!(elapsed = ?begin.elapsed(), node = %settings.node_name, "copepod is up");
 
     let ended = tokio::select! {
@@ -194,7 +196,7 @@ fn supervisor(settings: &Settings, pki: &Arc<pki::ServerPki>) -> Result<Arc<Supe
         pki: pki.clone(),
         tokens: settings.tokens(pki.server_authority.certificate_pem())?,
         shared: settings.shared(),
-        advertise: settings.advertise().to_string(),
+        advertise: settings.advertise(settings.node_ip).to_string(),
         leaf_seconds: settings.flags.certificate_seconds,
     };
     Supervisor::new(config).context("preparing the supervisor")
@@ -222,7 +224,7 @@ fn api_config(
         service_cidr: flags.service_cidr.clone(),
         node_ports: flags.service_node_port_range.0.clone(),
         cluster_domain: flags.cluster_domain.clone(),
-        advertise: settings.advertise(),
+        advertise: settings.advertise(settings.node_ip),
         cluster_dns: Some(settings.network.dns),
         server_node: Some(settings.node_name.clone()),
         dialer,

@@ -238,3 +238,23 @@ fn the_tunnel_returns_after_whatever_ends_it() {
         "0"
     );
 }
+
+#[test]
+fn a_server_that_moves_is_published_at_its_new_address() {
+    let mut lab = Lab::default();
+    let mut server = lab.machine("server");
+    server.start(&[]);
+    wait_ready(&server, "server");
+    start_pod(&server, "work", "server");
+    server.change_address("192.168.77.98");
+    for (kind, path) in [
+        ("endpointslice", "jsonpath={.endpoints[*].addresses[*]}"),
+        ("endpoints", "jsonpath={.subsets[*].addresses[*].ip}"),
+    ] {
+        server.wait("the new address is published", |m| {
+            m.ok(&["get", kind, "kubernetes", "-o", path]) == "192.168.77.98"
+        });
+    }
+    let reach = ["exec", "work", "--", "sh", "-c", "timeout 3 nc 10.43.0.1 443 </dev/null"];
+    server.wait("pods reach the API server there", |m| m.kubectl(&reach).is_ok());
+}

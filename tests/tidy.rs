@@ -8,7 +8,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("agent", &["api", "client", "pki", "runtime", "sys"]),
     ("api", &[]),
     ("apiserver", &["api", "pki", "schema", "store"]),
-    ("bench", &["client", "network", "testkit"]),
+    ("bench", &["client", "network", "testkit", "tunnel"]),
     ("client", &["api"]),
     ("cluster", &["api", "client", "pki", "tunnel"]),
     ("controllers", &["api", "client"]),

@@ -27,7 +27,15 @@ pub(crate) async fn run(server: &Arc<ApiServer>) -> Result<(), Error> {
         let store = server.config.store.clone();
         let seen = store.revision();
         wanted.ensure(server).await?;
-        server.spawn(keep(Arc::downgrade(server), store, wanted, seen));
+        server.spawn(keep(Arc::downgrade(server), store, wanted.key(), seen));
+    }
+    Ok(())
+}
+
+/// Makes what is missing, and brings up to date what depends on the server's address.
+pub(crate) async fn ensure(server: &Arc<ApiServer>) -> Result<(), Error> {
+    for wanted in all(server)? {
+        wanted.ensure(server).await?;
     }
     Ok(())
 }
@@ -37,7 +45,7 @@ fn all(server: &ApiServer) -> Result<Vec<Wanted>, Error> {
     for name in NAMESPACES {
         all.push(Wanted::new("", "namespaces", json!({"metadata": {"name": name}}), &[])?);
     }
-    let address = server.config.advertise;
+    let address = server.advertised();
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let ports =
         json!([{"name": "https", "protocol": "TCP", "port": 443, "targetPort": address.port()}]);
@@ -72,8 +80,7 @@ fn all(server: &ApiServer) -> Result<Vec<Wanted>, Error> {
 }
 
 /// Brings an object back whenever it is deleted after the revision `seen`, for as long as the server lives.
-async fn keep(server: Weak<ApiServer>, store: Store, wanted: Wanted, mut seen: Revision) {
-    let key = wanted.key();
+async fn keep(server: Weak<ApiServer>, store: Store, key: String, mut seen: Revision) {
     loop {
         match deleted(&store, &key, seen).await {
             Ok(()) => {}
@@ -87,7 +94,7 @@ async fn keep(server: Weak<ApiServer>, store: Store, wanted: Wanted, mut seen: R
         seen = store.revision();
         loop {
             let Some(server) = server.upgrade() else { return };
-            let Err(error) = wanted.ensure(&server).await else { break };
+            let Err(error) = ensure(&server).await else { break };
             drop(server);
             tracing::warn!(%key, %error, "cannot bring back what every cluster has");
             tokio::time::sleep(RETRY).await;

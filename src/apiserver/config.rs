@@ -66,7 +66,8 @@ pub struct Config {
     pub service_cidr: String,
     pub node_ports: RangeInclusive<u16>,
     pub cluster_domain: String,
-    /// Where clients outside the process reach this server; published as the endpoint of the Service `kubernetes`.
+    /// Where clients outside the process reach this server; published as the endpoint of the Service `kubernetes`,
+    /// until [`crate::ApiServer::advertise`] says otherwise.
     pub advertise: SocketAddr,
     /// The cluster's name server: the ClusterIP of the Service kube-system/kube-dns and of no other.
     pub cluster_dns: Option<std::net::IpAddr>,

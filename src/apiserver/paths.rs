@@ -27,7 +27,7 @@ pub(crate) async fn answer(
             return health(server, segments[0], rest, query).await;
         }
         ["api" | "apis"] if aggregated => return aggregated_response(segments[0] == "api"),
-        ["api"] => Some(discovery::core_versions(&server.config.advertise.to_string())),
+        ["api"] => Some(discovery::core_versions(&server.advertised().to_string())),
         ["apis"] => Some(discovery::groups()),
         ["apis", group] => discovery::group(group),
         ["api", version] => discovery::resources("", version),
@@ -57,7 +57,7 @@ pub(crate) async fn answer(
 fn issuer(server: &ApiServer) -> Value {
     json!({
         "issuer": server.config.service_account_keys.issuer(),
-        "jwks_uri": format!("https://{}/openid/v1/jwks", server.config.advertise),
+        "jwks_uri": format!("https://{}/openid/v1/jwks", server.advertised()),
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],

@@ -12,6 +12,7 @@ use api::{Resource, Status, Strategy};
 use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -49,6 +50,7 @@ pub struct ApiServer {
     events: Arc<Expiry>,
     tasks: Mutex<JoinSet<()>>,
     closing: watch::Sender<bool>,
+    advertised: Mutex<SocketAddr>,
 }
 
 impl ApiServer {
@@ -70,6 +72,7 @@ impl ApiServer {
             events: Arc::default(),
             tasks: Mutex::default(),
             closing: watch::Sender::new(false),
+            advertised: Mutex::new(config.advertise),
             config,
         });
         server.spawn(server.events.clone().run(server.config.store.clone()));
@@ -77,6 +80,20 @@ impl ApiServer {
         rbac::reconcile(&server).await?;
         server.spawn(rbac::aggregate(Arc::downgrade(&server), server.config.store.clone()));
         Ok(server)
+    }
+
+    /// Publishes another address as that of this server: the endpoint of the Service `kubernetes`.
+    pub async fn advertise(
+        self: &Arc<Self>,
+        address: SocketAddr,
+    ) -> std::result::Result<(), Error> {
+        *self.advertised.lock().unwrap_or_else(PoisonError::into_inner) = address;
+        bootstrap::ensure(self).await
+    }
+
+    /// Where clients outside the process reach this server.
+    pub(crate) fn advertised(&self) -> SocketAddr {
+        *self.advertised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends watches and streams, so that connections can close. [`ApiServer::serve`] does it on shutdown.

@@ -63,6 +63,34 @@ impl Figures {
         );
     }
 
+    /// Gbit/s of pods and of what the kernel does without us.
+    pub(crate) fn crossing(&mut self, what: &str, ours: f64, plain: &str, theirs: f64) {
+        let figure = format!("{ours:.1} Gbit/s; {plain} {theirs:.1} Gbit/s");
+        self.row(format!("{what}, one TCP connection"), figure, "-", "-");
+    }
+
+    /// `numbers`: queries per second of many askers; microseconds of one alone, p50 and p99.
+    pub(crate) fn dns(&mut self, numbers: &[f64]) {
+        if let [rate, p50, p99] = numbers {
+            let figure =
+                format!("{rate:.0}/s from 16 askers; one alone p50 {p50:.0} µs, p99 {p99:.0} µs");
+            self.row("cluster DNS queries of a pod", figure, "-", "-");
+        }
+    }
+
+    /// `numbers`: KiB of 100 idle streams, MiB/s.
+    pub(crate) fn tunnel(&mut self, numbers: &[f64]) {
+        if let [idle, speed] = numbers {
+            self.row(
+                "tunnel, one stream to an echo",
+                format!("{speed:.0} MiB/s each way"),
+                "-",
+                "-",
+            );
+            self.row("tunnel, 100 idle streams, both ends", format!("{idle:.0} KiB"), "-", "-");
+        }
+    }
+
     pub(crate) fn idle(&mut self, time: Duration, written: f64, cpu_seconds: f64) {
         let minutes = time.as_secs_f64() / 60.0;
         let per_day = written * 1440.0 / minutes;

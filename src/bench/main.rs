@@ -3,11 +3,15 @@
 //! The machine is made by `testkit`; what has to run inside its network (load, waiting for Ready) is this program again, as
 //! `bench inside …`. Start reading at [`measure`].
 
+mod crossing;
+mod dns;
 mod figures;
 mod inside;
 mod nodes;
 mod process;
+mod tunnel;
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -44,6 +48,18 @@ enum Command {
     /// The rules of so many Services, in a network namespace of its own
     #[command(hide = true)]
     Rules { services: usize },
+    /// Takes a connection that `send` makes, and prints how fast it was
+    #[command(hide = true)]
+    Sink,
+    /// Sends to the `sink` at this address
+    #[command(hide = true)]
+    Send { address: Ipv4Addr },
+    /// Asks the DNS server at this address
+    #[command(hide = true)]
+    Dns { server: Ipv4Addr },
+    /// Both ends of a tunnel
+    #[command(hide = true)]
+    Tunnel,
 }
 
 fn main() -> Result<()> {
@@ -51,6 +67,10 @@ fn main() -> Result<()> {
     match flags.command {
         Some(Command::Inside(inside)) => inside::run(inside),
         Some(Command::Rules { services }) => nodes::print_rules(services),
+        Some(Command::Sink) => crossing::sink(),
+        Some(Command::Send { address }) => crossing::send(address),
+        Some(Command::Dns { server }) => dns::print(server),
+        Some(Command::Tunnel) => tunnel::print(),
         None => {
             let figures = measure(Duration::from_secs(flags.idle_seconds))?;
             let text = figures.to_string();
@@ -87,6 +107,9 @@ fn measure(idle: Duration) -> Result<Figures> {
     }
     drop(machine);
     nodes::measure(&mut figures)?;
+    crossing::measure(&mut figures)?;
+    eprintln!("bench: tunnel");
+    figures.tunnel(&numbers(&apart(&["tunnel"])?)?);
     eprintln!("bench: idle for {} s", idle.as_secs());
     idle_cost(&mut figures, idle)?;
     Ok(figures)
@@ -150,6 +173,14 @@ fn inside(machine: &Machine, args: &[&str]) -> Result<String> {
     all.extend(args);
     let output = machine.run(program.to_str().context("path")?, &all);
     output.map_err(|message| anyhow::anyhow!("bench {}: {message}", args.join(" ")))
+}
+
+/// Runs a part of this program as a process of its own.
+fn apart(args: &[&str]) -> Result<String> {
+    let output = std::process::Command::new(std::env::current_exe()?).args(args).output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "bench {}: {error}", args.join(" "));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn number(text: &str) -> Result<f64> {

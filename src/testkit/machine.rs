@@ -235,6 +235,12 @@ impl Machine {
         found.filter_map(|(pid, _)| namespace(&pid)).collect::<BTreeSet<_>>().len()
     }
 
+    /// Process, as seen from outside, of a container that has `word` in its command line.
+    pub fn container_process(&self, word: &str) -> Option<u32> {
+        let mut found = self.processes_of_pods().into_iter();
+        found.find(|(_, line)| line.contains(word)).and_then(|(pid, _)| pid.parse().ok())
+    }
+
     fn processes_of_pods(&self) -> Vec<(String, String)> {
         let pids = fs::read_dir("/proc")
             .expect("/proc")

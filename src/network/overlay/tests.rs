@@ -5,5 +5,4 @@ mod cluster;
 mod crossing;
 mod machine;
 mod plans;
-mod throughput;
 mod values;
