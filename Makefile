@@ -2,6 +2,7 @@
 
 BOARD ?= qemu-arm64
 ARCH ?= x86_64
+SECONDS ?= 60
 LISTS = image/debian-packages.txt tests/debian-packages.txt
 # The host tool that makes images and runs boards.
 MKIMAGE = cargo run --quiet --release --locked -p mkimage --
@@ -11,7 +12,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check advisories test test-unit test-node test-board image images imager-json flash run bench binary binaries size clean
+.PHONY: help setup check advisories test test-unit test-node test-board image images imager-json flash run bench fuzz binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -70,6 +71,19 @@ test-board: image ## Boot BOARD in QEMU and test it, alone and as a pair of serv
 
 run: image ## Make the image, boot it in QEMU, run a pod, show what to type next
 	$(MKIMAGE) run --board $(BOARD)
+
+# With --target the flags are not those of build scripts.
+HOST = $(shell rustc -vV | sed -n "s/^host: //p")
+# What cargo-fuzz does, with the stable compiler: coverage counters for libFuzzer, and `cfg(fuzzing)`.
+FUZZ_FLAGS = --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Coverflow-checks
+
+fuzz: setup ## Feed the tunnel's state machine with guided noise for SECONDS=60
+	mkdir -p build/fuzz/noise
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --locked --release --manifest-path src/tunnel/fuzz/Cargo.toml \
+		--target-dir build/fuzz/target --target $(HOST)
+	build/fuzz/target/$(HOST)/release/noise -max_total_time=$(SECONDS) -max_len=4096 build/fuzz/noise
 
 bench: setup ## Measure, and write docs/figures.md
 	cross/build.sh x86_64

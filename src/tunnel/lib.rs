@@ -12,6 +12,8 @@ mod frame;
 mod handshake;
 mod limits;
 mod mux;
+#[cfg(fuzzing)]
+mod noise;
 mod pump;
 mod session;
 mod shared;
@@ -28,6 +30,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use error::Error;
 pub use handshake::{connect, handshake_response};
 pub use limits::{ADDRESS_MAX, ERROR_TEXT_MAX, Limits};
+#[cfg(fuzzing)]
+pub use noise::noise;
 pub use session::{Counts, Session, serve};
 
 /// A connection in both directions.

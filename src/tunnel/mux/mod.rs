@@ -372,13 +372,13 @@ impl Mux {
         self.streams.retain(|_, stream| !stream.unused);
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn held_bytes(&self) -> usize {
         let held = |s: &Stream| s.inbox.len() + s.outbox.len();
         self.streams.values().map(held).sum()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn waiting_messages(&self) -> usize {
         self.control.len() + self.queue.len()
     }
