@@ -258,3 +258,32 @@ fn a_server_that_moves_is_published_at_its_new_address() {
     let reach = ["exec", "work", "--", "sh", "-c", "timeout 3 nc 10.43.0.1 443 </dev/null"];
     server.wait("pods reach the API server there", |m| m.kubectl(&reach).is_ok());
 }
+
+#[test]
+fn an_agent_goes_on_through_another_address_of_its_list() {
+    const OTHER: &str = "192.168.77.97";
+    let mut lab = Lab::default();
+    let (mut server, mut agent) = (lab.machine("server"), lab.machine("agent"));
+    server.run("ip", &["addr", "add", &format!("{OTHER}/24"), "dev", "eth0"]).expect("ip");
+    // The list has the advertised address and the one of --server.
+    server.start(&["--advertise-address", OTHER]);
+    agent.spawn_agent(&server, &[]);
+    wait_ready(&server, "agent");
+    start_pod(&server, "work", "agent");
+    let only_without = |agent: &Machine, address: &str| {
+        let rules = format!(
+            "table inet block; delete table inet block; table inet block {{ chain output {{ \
+             type filter hook output priority 0; ip daddr {address} meta l4proto tcp reject with tcp reset; }}; }}"
+        );
+        agent.run("nft", &[&rules]).expect("nft");
+    };
+    for unreachable in [OTHER, server.address()] {
+        only_without(&agent, unreachable);
+        server.wait("the pod answers through the other address", |m| answers(m, "work"));
+    }
+    // The list outlives the agent: the address it is started with is still unreachable.
+    agent.stop("-TERM");
+    agent.spawn_agent(&server, &[]);
+    server.wait("the pod answers after a restart", |m| answers(m, "work"));
+    start_pod(&server, "more", "agent");
+}

@@ -104,7 +104,9 @@ impl Figures {
         self.row("idle CPU, of one core", format!("{share:.2} %"), "-", "0.2 %");
     }
 
-    pub(crate) fn rate(&mut self, operation: &str, clients: usize, per_second: f64) {
+    /// `found`: requests per second, and requests in all; `spent`: the server's processor seconds for all of them.
+    pub(crate) fn rate(&mut self, operation: &str, clients: usize, found: &[f64], spent: f64) {
+        let [per_second, all] = found else { return };
         let bound = if (operation, clients) == ("create", 32) { "1000/s" } else { "-" };
         let aim = match operation {
             "list" => "20 times upstream with etcd",
@@ -115,7 +117,9 @@ impl Figures {
             "get" => "gets of a ConfigMap",
             _ => "lists of 500 ConfigMaps",
         };
-        self.row(format!("{what}, {clients} clients"), format!("{per_second:.0}/s"), bound, aim);
+        let each = spent * 1e6 / all;
+        let figure = format!("{per_second:.0}/s, {each:.0} µs of processor time each");
+        self.row(format!("{what}, {clients} clients"), figure, bound, aim);
     }
 
     pub(crate) fn pod_ready(&mut self, milliseconds: &[f64]) {

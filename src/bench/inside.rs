@@ -37,7 +37,7 @@ enum Part {
         #[arg(long)]
         node: Option<String>,
     },
-    /// Prints requests per second
+    /// Prints requests per second, and how many there were in all
     Load {
         operation: String,
         #[arg(long)]
@@ -151,7 +151,7 @@ async fn load(kubeconfig: &PathBuf, operation: &str, clients: usize) -> Result<(
     while let Some(task) = tasks.join_next().await {
         task??;
     }
-    println!("{rate}");
+    println!("{rate} {}", done.load(Ordering::Relaxed));
     Ok(())
 }
 

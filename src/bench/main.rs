@@ -102,7 +102,10 @@ fn measure(idle: Duration) -> Result<Figures> {
     for operation in ["create", "get", "list"] {
         for clients in CLIENTS {
             let load = ["load", operation, "--clients", &clients.to_string()];
-            figures.rate(operation, clients, number(&inside(&machine, &load)?)?);
+            let before = server_cpu(&machine)?;
+            let found = numbers(&inside(&machine, &load)?)?;
+            let spent = server_cpu(&machine)? - before;
+            figures.rate(operation, clients, &found, spent);
         }
     }
     drop(machine);
@@ -144,25 +147,42 @@ fn idle_cost(figures: &mut Figures, idle: Duration) -> Result<()> {
     Ok(())
 }
 
-/// The server and the runtime process.
+/// The server and the runtime process, once no child of the latter is at work.
 fn usages(machine: &Machine) -> Result<Vec<(String, Usage)>> {
-    let mut found = Vec::new();
-    for (pid, line) in machine.processes() {
-        let name = match line.split('\0').nth(1) {
-            Some("server") => "server and agent",
-            Some("agent") => "agent alone",
-            Some("runtime") => "runtime process",
-            _ => continue,
-        };
-        found.push((name.to_owned(), Usage::of(pid)?));
+    let end = Instant::now() + SETTLE;
+    loop {
+        let mut found: Vec<(u32, &str)> = machine
+            .processes()
+            .iter()
+            .filter_map(|(pid, line)| Some((*pid, part(line.split('\0').nth(1)?)?)))
+            .collect();
+        if let [_, _] = found.as_slice() {
+            found.sort_by_key(|(_, name)| name.starts_with("runtime"));
+            let usage = |(pid, name): (u32, &str)| Ok((name.to_owned(), Usage::of(pid)?));
+            return found.into_iter().map(usage).collect();
+        }
+        ensure!(
+            Instant::now() < end,
+            "expected one server or agent and one runtime process, found {}",
+            found.len()
+        );
+        std::thread::park_timeout(Duration::from_millis(20));
     }
-    ensure!(
-        found.len() == 2,
-        "expected one server or agent and one runtime process, found {}",
-        found.len()
-    );
-    found.sort_by_key(|(name, _)| name.starts_with("runtime"));
-    Ok(found)
+}
+
+fn part(role: &str) -> Option<&'static str> {
+    match role {
+        "server" => Some("server and agent"),
+        "agent" => Some("agent alone"),
+        "runtime" => Some("runtime process"),
+        _ => None,
+    }
+}
+
+/// Seconds of processor time that the server has used.
+fn server_cpu(machine: &Machine) -> Result<f64> {
+    let pid = machine.node_pid().context("the server's process")?;
+    Ok(Usage::of(pid)?.cpu.as_secs_f64())
 }
 
 /// Runs a part of this program within the machine's network.

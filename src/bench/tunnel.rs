@@ -29,14 +29,20 @@ pub(crate) fn print() -> Result<()> {
     Ok(())
 }
 
-/// A stream to any address is an echo.
-fn echo() -> Accept {
-    Arc::new(|_, _| {
-        Box::pin(async {
-            let (near, far) = duplex(CHUNK);
+/// A stream to any address is an echo that holds so much.
+fn echo(room: usize) -> Accept {
+    Arc::new(move |_, _| {
+        Box::pin(async move {
+            let (near, far) = duplex(room);
             tokio::spawn(async move {
                 let (mut from, mut to) = tokio::io::split(far);
-                drop(tokio::io::copy(&mut from, &mut to).await);
+                let mut buffer = vec![0; room];
+                while let Ok(length @ 1..) = from.read(&mut buffer).await {
+                    let Some(bytes) = buffer.get(..length) else { break };
+                    if to.write_all(bytes).await.is_err() {
+                        break;
+                    }
+                }
                 drop(to.shutdown().await);
             });
             Ok(Box::new(near) as BoxIo)
@@ -45,22 +51,23 @@ fn echo() -> Accept {
 }
 
 /// The sessions of an agent and of the server it dialled.
-async fn pair() -> Result<(Session, Session)> {
+async fn pair(room: usize) -> Result<(Session, Session)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let near = TcpStream::connect(listener.local_addr()?).await?;
     let (far, _) = listener.accept().await?;
     let (give, mut take) = mpsc::channel(1);
-    let service = hyper::service::service_fn(move |request| upgraded(request, give.clone()));
+    let service = hyper::service::service_fn(move |request| upgraded(request, room, give.clone()));
     let serving = hyper::server::conn::http1::Builder::new();
     tokio::spawn(serving.serve_connection(TokioIo::new(far), service).with_upgrades());
     let agent =
-        tunnel::connect(Box::new(near), "server", "/connect", &[], echo(), Limits::default())
+        tunnel::connect(Box::new(near), "server", "/connect", &[], echo(room), Limits::default())
             .await?;
     Ok((agent, take.recv().await.context("the server's end of the tunnel")?))
 }
 
 async fn upgraded(
     request: Request<Incoming>,
+    room: usize,
     to: mpsc::Sender<Session>,
 ) -> Result<Response<String>> {
     let (parts, body) = request.into_parts();
@@ -69,14 +76,14 @@ async fn upgraded(
     tokio::spawn(async move {
         if let Ok(io) = hyper::upgrade::on(request).await {
             let io = Box::new(TokioIo::new(io));
-            drop(to.send(tunnel::serve(io, echo(), Limits::default())).await);
+            drop(to.send(tunnel::serve(io, echo(room), Limits::default())).await);
         }
     });
     Ok(response.map(|_| String::new()))
 }
 
 async fn throughput() -> Result<f64> {
-    let (_agent, server) = pair().await?;
+    let (_agent, server) = pair(CHUNK).await?;
     let (mut from, mut to) = tokio::io::split(server.dial("tcp", "a:1").await?);
     let begin = Instant::now();
     let sending = async {
@@ -101,7 +108,7 @@ async fn throughput() -> Result<f64> {
 }
 
 async fn idle_streams() -> Result<f64> {
-    let (_agent, server) = pair().await?;
+    let (_agent, server) = pair(1).await?;
     let pss = || Usage::of(std::process::id()).map(|usage| usage.pss as f64 / 1024.0);
     let before = pss()?;
     let mut streams = Vec::new();
