@@ -10,26 +10,26 @@ use super::stage::{Stage, TOKEN, echo, reached, shared, until};
 use crate::server::secret_name;
 use crate::{Joined, Refusal, join};
 
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("folder")
 }
 
 /// A member that runs.
-struct Running {
+pub(super) struct Running {
     stop: watch::Sender<bool>,
     addresses: watch::Sender<Vec<IpAddr>>,
     task: JoinHandle<()>,
 }
 
 impl Running {
-    fn start(joined: Joined) -> Running {
+    pub(super) fn start(joined: Joined) -> Running {
         let (stop, stopped) = watch::channel(false);
         let (addresses, told) = watch::channel(Vec::new());
         let task = tokio::spawn(joined.run(echo(), told, stopped));
         Running { stop, addresses, task }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.send_replace(true);
         self.task.await.expect("the member ends");
     }
