@@ -30,6 +30,7 @@ mod packed;
 mod pair;
 mod progress;
 mod recipe;
+mod reproduce;
 mod root_tree;
 mod sbom;
 mod show;
@@ -58,13 +59,15 @@ enum Command {
     TestPair(TestArgs),
     /// Write an image to a card and read it back; without --dev, list the cards.
     Flash(flash::FlashArgs),
+    /// Build an image twice and compare: the same commit has to give the same bytes.
+    Reproduce(ReproduceArgs),
     /// Build the images of all boards and pack them for download.
     Images(imager::ImagesArgs),
     /// Write the list of packed images that Raspberry Pi Imager reads.
     ImagerJson(imager::ListArgs),
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct ImageArgs {
     #[command(flatten)]
     place: Place,
@@ -83,6 +86,15 @@ struct ImageArgs {
 }
 
 #[derive(Args)]
+struct ReproduceArgs {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Also build the programs a second time, from a fresh clone of the last commit.
+    #[arg(long)]
+    programs: bool,
+}
+
+#[derive(Args, Clone)]
 struct Place {
     #[arg(long)]
     board: String,
@@ -162,6 +174,7 @@ fn work(command: Command) -> Result<()> {
         Command::Test(args) => trial::run(&args),
         Command::TestPair(args) => pair::run(&args),
         Command::Flash(args) => flash::run(&args),
+        Command::Reproduce(args) => reproduce::check(&args),
         Command::Images(args) => imager::images(&args),
         Command::ImagerJson(args) => imager::list(&args),
     }

@@ -51,9 +51,9 @@ pub(crate) fn image_path(dir: &Path) -> PathBuf {
 }
 
 /// Our own programs for the board.
-struct Programs {
-    binary: PathBuf,
-    stage1: PathBuf,
+pub(crate) struct Programs {
+    pub(crate) binary: PathBuf,
+    pub(crate) stage1: PathBuf,
 }
 
 /// Builds the disk image of a board.
@@ -144,14 +144,18 @@ fn fill_root(
 }
 
 /// The programs as given, or freshly built for the board.
-fn programs(args: &ImageArgs, board: &Board) -> Result<Programs> {
+pub(crate) fn programs(args: &ImageArgs, board: &Board) -> Result<Programs> {
     if let (Some(binary), Some(stage1)) = (args.binary.clone(), args.stage1.clone()) {
         for path in [&binary, &stage1] {
             ensure!(path.is_file(), "{} does not exist", path.display());
         }
         return Ok(Programs { binary, stage1 });
     }
-    let root = &args.place.root;
+    cross_build(&args.place.root, board)
+}
+
+/// Builds the programs from the sources at `root`.
+pub(crate) fn cross_build(root: &Path, board: &Board) -> Result<Programs> {
     println!("==> build copepod for {}", board.cross);
     let status = Command::new(root.join(CROSS))
         .arg(&board.cross)

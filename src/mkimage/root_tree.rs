@@ -105,6 +105,22 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
         fs::write(target.join(image_name(file)), content(&parts.modules.join(file))?)?;
     }
     fs::write(target.join("order"), order_text(parts.order))?;
+    settle_modes(root)
+}
+
+/// The modes of a folder and all below it, whatever the umask of the person who builds: programs stay programs.
+fn settle_modes(path: &Path) -> Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_symlink() {
+        return Ok(());
+    }
+    let runs = metadata.is_dir() || metadata.permissions().mode() & 0o100 != 0;
+    fs::set_permissions(path, Permissions::from_mode(if runs { 0o755 } else { 0o644 }))?;
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)?.flatten() {
+            settle_modes(&entry.path())?;
+        }
+    }
     Ok(())
 }
 
