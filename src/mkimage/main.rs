@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 mod archive;
 mod board;
 mod boot_files;
+mod budget;
 mod card;
 mod cpio;
 mod crates;
@@ -59,6 +60,8 @@ enum Command {
     TestPair(TestArgs),
     /// Write an image to a card and read it back; without --dev, list the cards.
     Flash(flash::FlashArgs),
+    /// Compare what was measured of boards with their limits.
+    Budget(budget::BudgetArgs),
     /// Build an image twice and compare: the same commit has to give the same bytes.
     Reproduce(ReproduceArgs),
     /// Build the images of all boards and pack them for download.
@@ -174,6 +177,7 @@ fn work(command: Command) -> Result<()> {
         Command::Test(args) => trial::run(&args),
         Command::TestPair(args) => pair::run(&args),
         Command::Flash(args) => flash::run(&args),
+        Command::Budget(args) => budget::check(&args),
         Command::Reproduce(args) => reproduce::check(&args),
         Command::Images(args) => imager::images(&args),
         Command::ImagerJson(args) => imager::list(&args),
