@@ -3,6 +3,7 @@
 BOARD ?= qemu-arm64
 ARCH ?= x86_64
 SECONDS ?= 60
+BOARDS ?= $(BOARD)
 LISTS = image/debian-packages.txt tests/debian-packages.txt
 # The host tool that makes images and runs boards.
 MKIMAGE = cargo run --quiet --release --locked -p mkimage --
@@ -12,7 +13,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check advisories test test-unit test-node test-board image images imager-json flash reproduce run bench fuzz binary binaries size clean
+.PHONY: help setup check advisories test test-unit test-node test-board image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -68,6 +69,7 @@ flash: ## Write the image of BOARD, or IMAGE=file, to the card DEV=/dev/... (wit
 test-board: image ## Boot BOARD in QEMU and test it, alone and as a pair of server and agent
 	$(MKIMAGE) test --board $(BOARD)
 	$(MKIMAGE) test-pair --board $(BOARD)
+	$(MKIMAGE) budget --board $(BOARD)
 
 reproduce: setup ## Make BOARD's image twice and compare (PROGRAMS=1: the programs too, from a fresh clone)
 	$(MKIMAGE) reproduce --board $(BOARD) $(if $(PROGRAMS),--programs)
@@ -88,9 +90,16 @@ fuzz: setup ## Feed the tunnel's state machine with guided noise for SECONDS=60
 		--target-dir build/fuzz/target --target $(HOST)
 	build/fuzz/target/$(HOST)/release/noise -max_total_time=$(SECONDS) -max_len=4096 build/fuzz/noise
 
+budget: ## Compare what was measured of BOARD with image/budgets.toml
+	$(MKIMAGE) budget --board $(BOARD)
+
+figures: ## Write the boards' tables of docs/figures.md from what is measured (BOARDS="qemu-arm64 qemu-armv7 native")
+	$(MKIMAGE) budget --write docs/figures.md $(addprefix --board ,$(BOARDS))
+
 bench: setup ## Measure, and write docs/figures.md
 	cross/build.sh x86_64
 	cargo run --release --locked -p bench
+	$(MKIMAGE) budget --board native --write docs/figures.md
 
 clean: ## Remove what was built
 	rm -rf build target

@@ -10,6 +10,8 @@ const MIB: f64 = 1024.0 * 1024.0;
 #[derive(Default)]
 pub(crate) struct Figures {
     rows: Vec<[String; 4]>,
+    /// By the names of image/budgets.toml, in bytes.
+    budgeted: Vec<(&'static str, f64)>,
     server_and_runtime: f64,
 }
 
@@ -36,7 +38,13 @@ impl Figures {
         self.row(format!("PSS of {process}, {when}"), mib(pss as f64), "-", "-");
         self.server_and_runtime += pss as f64;
         if process.starts_with("runtime") {
-            let total = mib(std::mem::take(&mut self.server_and_runtime));
+            let total = std::mem::take(&mut self.server_and_runtime);
+            match when {
+                "with 10 pods" => self.budgeted.push(("server-pss", total)),
+                "agent with 10 pods" => self.budgeted.push(("agent-pss", total)),
+                _ => {}
+            }
+            let total = mib(total);
             let (what, bound, aim) = match when.starts_with("agent") {
                 true => ("agent and runtime", "75 MB with 10 pods", "16 MiB with 10 pods"),
                 false => ("server, agent and runtime", "64 MiB", "40 MiB with 10 pods"),
@@ -94,6 +102,7 @@ impl Figures {
     pub(crate) fn idle(&mut self, time: Duration, written: f64, cpu_seconds: f64) {
         let minutes = time.as_secs_f64() / 60.0;
         let per_day = written * 1440.0 / minutes;
+        self.budgeted.push(("idle-written", written * 10.0 / minutes));
         self.row(
             format!("written in {minutes} idle minutes"),
             format!("{} ({} a day)", mib(written), mib(per_day)),
@@ -102,6 +111,11 @@ impl Figures {
         );
         let share = 100.0 * cpu_seconds / time.as_secs_f64();
         self.row("idle CPU, of one core", format!("{share:.2} %"), "-", "0.2 %");
+    }
+
+    /// What `mkimage budget --board native` reads.
+    pub(crate) fn budgeted(&self) -> String {
+        self.budgeted.iter().map(|(name, value)| format!("{name} = {value:?}\n")).collect()
     }
 
     /// `found`: requests per second, and requests in all; `spent`: the server's processor seconds for all of them.

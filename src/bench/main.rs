@@ -12,7 +12,7 @@ mod process;
 mod tunnel;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -38,6 +38,9 @@ struct Flags {
     /// Where the figures go
     #[arg(long, default_value = "docs/figures.md")]
     output: PathBuf,
+    /// Where those with a budget go
+    #[arg(long, default_value = "build/boards/native/figures.toml")]
+    budgeted: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -75,9 +78,21 @@ fn main() -> Result<()> {
             let figures = measure(Duration::from_secs(flags.idle_seconds))?;
             let text = figures.to_string();
             print!("{text}");
-            std::fs::write(&flags.output, text).with_context(|| flags.output.display().to_string())
+            write(&flags.budgeted, &figures.budgeted())?;
+            let before = std::fs::read_to_string(&flags.output).unwrap_or_default();
+            write(&flags.output, &(text + sections(&before)))
         }
     }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    written.and_then(|()| std::fs::write(path, text)).with_context(|| path.display().to_string())
+}
+
+/// The sections behind our table: those of boards, which `make figures` writes.
+fn sections(text: &str) -> &str {
+    text.find("\n## ").and_then(|start| text.get(start..)).unwrap_or_default()
 }
 
 fn measure(idle: Duration) -> Result<Figures> {

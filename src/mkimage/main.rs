@@ -25,6 +25,7 @@ mod kernel_modules;
 mod kubectl;
 mod lock;
 mod machine;
+mod memory;
 mod owner;
 mod packages;
 mod packed;

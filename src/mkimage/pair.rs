@@ -9,8 +9,10 @@ use base64::Engine;
 
 use crate::TestArgs;
 use crate::board::Board;
+use crate::budget;
 use crate::kubectl::Kubectl;
 use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes};
+use crate::memory;
 use crate::owner;
 use crate::recipe::image_path;
 use crate::switch::Switch;
@@ -43,6 +45,7 @@ const CHECKS: &[Check<Pair>] = &[
     ("pods run on both boards", pods_run),
     ("a pod reaches a Service across the boards, by name", service_across),
     ("log and exec of the agent's pod go through the tunnel", streams),
+    ("the agent runs 10 pods; its memory is recorded", fills),
     ("the agent restarts without the server and runs its pod again", restarts_alone),
     ("the agent's node is Ready again with the same pod", returns),
     ("no board shows a crash", no_crash),
@@ -125,6 +128,12 @@ fn streams(pair: &mut Pair) -> Result<()> {
     let answer = pair.kubectl.run(&["exec", "visitor", "--", "sh", "-c", "echo $((6*7))"])?;
     ensure!(answer == "42", "exec printed {answer:?}");
     Ok(())
+}
+
+fn fills(pair: &mut Pair) -> Result<()> {
+    let bytes = memory::with_pods(&pair.kubectl, AGENT_NAME, 1)?;
+    let figures = pair.image.parent().context("the image lies in no folder")?;
+    budget::record(figures, "agent-pss", bytes as f64)
 }
 
 /// The server stands still, as a board that hangs does; the agent loses its power and comes back alone.

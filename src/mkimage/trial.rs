@@ -12,10 +12,12 @@ use disk::slot::Slot;
 
 use crate::TestArgs;
 use crate::board::Board;
+use crate::budget;
 use crate::kubectl::Kubectl;
 use crate::machine::{
     BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes, demo_pod, wait_until_ready,
 };
+use crate::memory;
 use crate::recipe::image_path;
 use crate::show::seconds;
 
@@ -23,6 +25,8 @@ use crate::show::seconds;
 struct Trial {
     board: Board,
     place: Place,
+    /// Where what is measured is recorded.
+    figures: PathBuf,
     kubeconfig: PathBuf,
     kubectl: Kubectl,
     forward: u16,
@@ -40,6 +44,7 @@ const NODE: &[Check<Trial>] = &[
     ("runs a pod from the preloaded image", runs_pod),
     ("shows the pod's log", shows_log),
     ("executes in the pod", executes),
+    ("runs 10 pods; its memory is recorded", fills),
     ("marks the slot good", |trial| trial.wait_for_line("started healthily")),
     ("keeps a ConfigMap over a clean restart and starts the pod again", restarts),
     ("does so over a loss of power", loses_power),
@@ -95,6 +100,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let mut trial = Trial {
         board,
         place,
+        figures: dir,
         kubeconfig,
         kubectl,
         forward: args.forward,
@@ -168,7 +174,13 @@ fn boots(trial: &mut Trial) -> Result<()> {
     trial.with_machine(wait_until_ready)?;
     let processor = trial.machine()?.cpu_seconds().unwrap_or_default();
     println!("    Ready after {processor:.1} s of processor time");
-    Ok(())
+    budget::record(&trial.figures, "ready-cpu", processor)
+}
+
+fn fills(trial: &mut Trial) -> Result<()> {
+    let node = trial.kubectl.run(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])?;
+    let bytes = memory::with_pods(&trial.kubectl, &node, 1)?;
+    budget::record(&trial.figures, "server-pss", bytes as f64)
 }
 
 fn hands_out(trial: &mut Trial) -> Result<()> {
