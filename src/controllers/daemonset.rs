@@ -11,10 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use client::{Controller, Error, Key, Outcome, controller_of, key_of};
+use client::{Controller, Error, Key, Outcome, key_of};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -40,14 +39,7 @@ pub(crate) async fn run(shell: Arc<Shell>, shutdown: watch::Receiver<bool>) {
     controller
         .feed(&shell.caches.daemon_sets, |old, new| new.or(old).map(key_of).into_iter().collect());
     let sets = shell.caches.daemon_sets.clone();
-    controller.feed(&shell.caches.pods, move |old, new| {
-        let mut keys: Vec<Key> = [old, new].into_iter().flatten().filter_map(owner).collect();
-        if let Some(orphan) = new.filter(|pod| controller_of(&pod.metadata).is_none()) {
-            keys.extend(selecting(&sets.list_in(&key_of(orphan).0), orphan));
-        }
-        keys.dedup();
-        keys
-    });
+    controller.feed(&shell.caches.pods, move |old, new| ownership::concerned(&sets, old, new));
     controller.feed(&shell.caches.controller_revisions, |old, new| {
         let owners = [old, new].into_iter().flatten();
         owners
@@ -82,21 +74,6 @@ fn place(node: &Node) -> Place<'_> {
     Place { labels: node.metadata.labels.as_ref(), taints: taints.collect() }
 }
 
-fn owner(pod: &Pod) -> Option<Key> {
-    ownership::controller_key(&pod.metadata, "DaemonSet")
-}
-
-/// The sets that may want to adopt a pod.
-fn selecting(sets: &[Arc<DaemonSet>], orphan: &Pod) -> Vec<Key> {
-    let selects = |set: &&Arc<DaemonSet>| {
-        let spec = set.spec.as_ref();
-        spec.is_some_and(|spec| {
-            ownership::matches(&ownership::selector(&spec.selector), &orphan.metadata)
-        })
-    };
-    sets.iter().filter(selects).map(|set| key_of(&**set)).collect()
-}
-
 async fn reconcile(shell: Arc<Shell>, replaced: Arc<Replaced>, key: Key) -> Result<Outcome, Error> {
     let now = shell::now();
     let Some(observed) = observe(&shell, &replaced, &key, now) else { return Ok(Outcome::Done) };
@@ -109,10 +86,7 @@ fn observe(shell: &Shell, replaced: &Replaced, key: &Key, now: Timestamp) -> Opt
     let set = shell.caches.daemon_sets.get(&key.0, &key.1)?;
     let select = ownership::selector(&set.spec.as_ref()?.selector);
     let uid = set.metadata.uid.as_deref();
-    let concerns = |meta: &ObjectMeta| {
-        ownership::is_controlled_by(meta, uid)
-            || (controller_of(meta).is_none() && ownership::matches(&select, meta))
-    };
+    let concerns = |meta: &ObjectMeta| ownership::is_claimable(meta, uid, &select);
     let pods = shell.caches.pods.list_in(&key.0);
     let pods = pods.iter().filter(|pod| concerns(&pod.metadata));
     let revisions = shell.caches.controller_revisions.list_in(&key.0);

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use api::LabelSelector;
-use client::{Key, Object, ResourcePath, controller_of, key_of};
+use client::{Cache, Key, Object, ResourcePath, controller_of, key_of};
+use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{self as meta, ObjectMeta, OwnerReference};
 use serde::Serialize;
 use serde_json::json;
@@ -21,6 +23,52 @@ pub(crate) fn selector(selector: &meta::LabelSelector) -> LabelSelector {
 pub(crate) fn matches(selector: &LabelSelector, meta: &ObjectMeta) -> bool {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
     selector.matches(meta.labels.as_ref().unwrap_or(&NONE))
+}
+
+/// A kind that controls the pods its selector chooses.
+pub(crate) trait PodOwner: Object {
+    fn pod_selector(&self) -> Option<&meta::LabelSelector>;
+}
+
+impl PodOwner for DaemonSet {
+    fn pod_selector(&self) -> Option<&meta::LabelSelector> {
+        self.spec.as_ref().map(|spec| &spec.selector)
+    }
+}
+
+impl PodOwner for ReplicaSet {
+    fn pod_selector(&self) -> Option<&meta::LabelSelector> {
+        self.spec.as_ref().map(|spec| &spec.selector)
+    }
+}
+
+/// Those that a change of a pod concerns: its controllers before and after, and those that may want to adopt it.
+pub(crate) fn concerned<O: PodOwner>(
+    owners: &Cache<O>,
+    old: Option<&Pod>,
+    new: Option<&Pod>,
+) -> Vec<Key> {
+    let controllers = [old, new].into_iter().flatten();
+    let mut keys: Vec<Key> =
+        controllers.filter_map(|pod| controller_key(&pod.metadata, O::KIND)).collect();
+    if let Some(orphan) = new.filter(|pod| controller_of(&pod.metadata).is_none()) {
+        let owners = owners.list_in(&key_of(orphan).0);
+        let selects = |owner: &O| {
+            owner.pod_selector().is_some_and(|s| matches(&selector(s), &orphan.metadata))
+        };
+        keys.extend(owners.iter().filter(|owner| selects(owner)).map(|owner| key_of(&**owner)));
+    }
+    keys.dedup();
+    keys
+}
+
+/// Whether an object is controlled by this owner, or by nobody and chosen by its selector.
+pub(crate) fn is_claimable(
+    meta: &ObjectMeta,
+    owner: Option<&str>,
+    selector: &LabelSelector,
+) -> bool {
+    is_controlled_by(meta, owner) || (controller_of(meta).is_none() && matches(selector, meta))
 }
 
 /// The reference by which `owner` controls an object.

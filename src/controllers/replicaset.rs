@@ -23,30 +23,8 @@ pub(crate) async fn run(shell: Arc<Shell>, shutdown: watch::Receiver<bool>) {
     controller
         .feed(&shell.caches.replica_sets, |old, new| new.or(old).map(key_of).into_iter().collect());
     let sets = shell.caches.replica_sets.clone();
-    controller.feed(&shell.caches.pods, move |old, new| {
-        let mut keys: Vec<Key> = [old, new].into_iter().flatten().filter_map(owner).collect();
-        if let Some(orphan) = new.filter(|pod| controller_of(&pod.metadata).is_none()) {
-            keys.extend(selecting(&sets.list_in(&key_of(orphan).0), orphan));
-        }
-        keys.dedup();
-        keys
-    });
+    controller.feed(&shell.caches.pods, move |old, new| ownership::concerned(&sets, old, new));
     shell::run(controller, WORKERS, shell, shutdown, reconcile).await;
-}
-
-fn owner(pod: &Pod) -> Option<Key> {
-    ownership::controller_key(&pod.metadata, "ReplicaSet")
-}
-
-/// The sets that may want to adopt a pod.
-fn selecting(sets: &[Arc<ReplicaSet>], orphan: &Pod) -> Vec<Key> {
-    let selects = |set: &&Arc<ReplicaSet>| {
-        let spec = set.spec.as_ref();
-        spec.is_some_and(|spec| {
-            ownership::matches(&ownership::selector(&spec.selector), &orphan.metadata)
-        })
-    };
-    sets.iter().filter(selects).map(|set| key_of(&**set)).collect()
 }
 
 async fn reconcile(shell: Arc<Shell>, key: Key) -> Result<Outcome, Error> {
@@ -66,11 +44,7 @@ fn observe(shell: &Shell, key: &Key) -> Option<Observed> {
     let set = shell.caches.replica_sets.get(&key.0, &key.1)?;
     let select = ownership::selector(&set.spec.as_ref()?.selector);
     let uid = set.metadata.uid.as_deref();
-    let concerns = |pod: &&Arc<Pod>| {
-        ownership::is_controlled_by(&pod.metadata, uid)
-            || (controller_of(&pod.metadata).is_none()
-                && ownership::matches(&select, &pod.metadata))
-    };
+    let concerns = |pod: &&Arc<Pod>| ownership::is_claimable(&pod.metadata, uid, &select);
     let pods = shell.caches.pods.list_in(&key.0);
     let related = related(shell, &set, &pods);
     let pods = pods.iter().filter(concerns).map(|pod| (**pod).clone()).collect();

@@ -42,6 +42,24 @@ pub struct Limits {
     pub handshake_timeout: Duration,
 }
 
+#[cfg(any(test, fuzzing))]
+impl Limits {
+    /// Small enough to be reached.
+    pub(crate) fn small() -> Limits {
+        Limits {
+            streams_max: 8,
+            pause_above: 64,
+            resume_below: 16,
+            fail_above: 128,
+            receive_total: 256,
+            chunk: 16,
+            send_buffer: 48,
+            control_max: 32,
+            ..Limits::default()
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {

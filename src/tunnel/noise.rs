@@ -8,23 +8,10 @@ use crate::Limits;
 use crate::frame::Frame;
 use crate::mux::{Mux, Role};
 
-/// Small enough to be reached by short inputs.
-const LIMITS: fn() -> Limits = || Limits {
-    streams_max: 8,
-    pause_above: 64,
-    resume_below: 16,
-    fail_above: 128,
-    receive_total: 256,
-    chunk: 16,
-    send_buffer: 48,
-    control_max: 32,
-    ..Limits::default()
-};
-
 /// Reads the input as what a peer says and a user does, one byte of choice before each, and panics when a bound does
 /// not hold or a message of ours cannot be read.
 pub fn noise(mut input: &[u8]) {
-    let (limits, mut now) = (LIMITS(), Instant::now());
+    let (limits, mut now) = (Limits::small(), Instant::now());
     let mut mux = Mux::new(Role::Server, limits, now);
     while let Some((choice, rest)) = input.split_first() {
         let (what, argument) = (choice >> 5, choice & 31);

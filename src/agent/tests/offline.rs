@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::fake_server::{FakeServer, Way};
-use super::node::{FakeNode, NODE, pod_path, ready};
+use super::node::{FakeNode, NODE, Running, pod_path, ready};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -49,13 +49,19 @@ fn variables(spec: &runtime::protocol::ContainerSpec) -> Vec<String> {
     all
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_lost_link_changes_nothing_and_is_made_good() {
+/// A node on which the pod `web` runs.
+async fn with_a_pod() -> (FakeNode, Running) {
     let node = FakeNode::new().await;
     node.pod("web", "u1", simple());
     let running = node.start().await;
     node.give_range().await;
     node.until_running(&["u1-a-0"]).await;
+    (node, running)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_link_changes_nothing_and_is_made_good() {
+    let (node, running) = with_a_pod().await;
     node.until_status("web", "/phase", json!("Running")).await;
     node.until("the node is Ready", || {
         node.server.get(NODE).is_some_and(|n| ready(&n) == Some("True"))
@@ -208,11 +214,7 @@ async fn what_changed_meanwhile_is_made_good_by_uid() {
 
 #[tokio::test(start_paused = true)]
 async fn a_long_absence_costs_nothing() {
-    let node = FakeNode::new().await;
-    node.pod("web", "u1", simple());
-    let running = node.start().await;
-    node.give_range().await;
-    node.until_running(&["u1-a-0"]).await;
+    let (node, running) = with_a_pod().await;
     node.until_status("web", "/phase", json!("Running")).await;
     node.server.set(Way::Refused);
     tokio::time::sleep(Duration::from_secs(600)).await;
@@ -242,11 +244,7 @@ fn resident() -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn a_quiet_node_writes_nothing_but_its_lease() {
-    let node = FakeNode::new().await;
-    node.pod("web", "u1", simple());
-    let running = node.start().await;
-    node.give_range().await;
-    node.until_running(&["u1-a-0"]).await;
+    let (node, running) = with_a_pod().await;
     node.until("the node is Ready", || {
         node.server.get(NODE).is_some_and(|n| ready(&n) == Some("True"))
     })

@@ -73,8 +73,8 @@ async fn a_link_that_was_cut_is_noticed_by_both_sides() {
     assert!(stream.read_u8().await.is_err());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_peer_that_reads_nothing_is_noticed() {
+/// A session whose peer has answered the upgrade and does nothing more by itself.
+async fn with_bare_peer() -> (crate::Session, BoxIo) {
     let (near, mut far) = pipe();
     let accepting = async {
         answer_upgrade(&mut far).await;
@@ -82,7 +82,12 @@ async fn a_peer_that_reads_nothing_is_noticed() {
     };
     let connecting = connect(near, "server", "/", &[], echoing(), Limits::default());
     let (client, far) = tokio::join!(connecting, accepting);
-    let client = client.expect("session");
+    (client.expect("session"), far)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_nothing_is_noticed() {
+    let (client, far) = with_bare_peer().await;
     let dialling = {
         let client = client.clone();
         tokio::spawn(async move {
@@ -98,14 +103,7 @@ async fn a_peer_that_reads_nothing_is_noticed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_talks_but_takes_nothing_is_noticed() {
-    let (near, mut far) = pipe();
-    let accepting = async {
-        answer_upgrade(&mut far).await;
-        far
-    };
-    let connecting = connect(near, "server", "/", &[], echoing(), Limits::default());
-    let (client, far) = tokio::join!(connecting, accepting);
-    let client = client.expect("session");
+    let (client, far) = with_bare_peer().await;
     let (_unread, mut writing) = tokio::io::split(far);
     let talking = tokio::spawn(async move {
         // An unmasked ping without payload.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::small;
 use crate::Error;
+use crate::Limits;
 use crate::frame::{Body, Frame, StreamId};
 use crate::mux::{End, Event, Mux, NotDialled, Opened, Read, Role};
 
@@ -18,7 +18,7 @@ pub(super) struct Side {
 impl Side {
     pub(super) fn new(role: Role) -> Side {
         let now = Instant::now();
-        Side { mux: Mux::new(role, small(), now), now }
+        Side { mux: Mux::new(role, Limits::small(), now), now }
     }
 
     /// A side whose peer has greeted, with its own greeting out of the way.

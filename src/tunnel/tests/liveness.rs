@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::flow::{Side, connect};
-use super::small;
+use crate::Limits;
 use crate::frame::Body;
 use crate::mux::{End, Event, Read, Role};
 
 #[test]
 fn the_client_pings_and_tells_its_streams() {
     let mut side = Side::greeted(Role::Client);
-    let (start, limits) = (side.now, small());
+    let (start, limits) = (side.now, Limits::small());
     let (mut pings, mut lists) = (0, 0);
     while side.now < start + Duration::from_secs(181) {
         side.now = side.mux.next_tick(side.now);
@@ -27,7 +27,7 @@ fn the_client_pings_and_tells_its_streams() {
 #[test]
 fn the_server_only_waits() {
     let mut side = Side::greeted(Role::Server);
-    assert_eq!(side.mux.next_tick(side.now), side.now + small().deadline);
+    assert_eq!(side.mux.next_tick(side.now), side.now + Limits::small().deadline);
     side.now += Duration::from_secs(59);
     side.mux.tick(side.now);
     side.mux.heard(side.now);
@@ -74,7 +74,7 @@ fn a_list_names_living_streams_only() {
     }
     side.hear(4, Body::Error(None));
     assert_eq!(side.said(), [(4, Body::Error(None))]);
-    side.now += small().sync_every - Duration::from_millis(1);
+    side.now += Limits::small().sync_every - Duration::from_millis(1);
     side.mux.heard(side.now);
     side.now += Duration::from_millis(1);
     side.mux.tick(side.now);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::small;
+use crate::Limits;
 use crate::frame::{Frame, StreamId};
 use crate::mux::{End, Event, Mux, Opened, Read, Role};
 
@@ -69,7 +69,10 @@ impl World {
     fn new() -> World {
         let now = Instant::now();
         World {
-            sides: [Mux::new(Role::Client, small(), now), Mux::new(Role::Server, small(), now)],
+            sides: [
+                Mux::new(Role::Client, Limits::small(), now),
+                Mux::new(Role::Server, Limits::small(), now),
+            ],
             wires: Default::default(),
             users: Default::default(),
             gone: BTreeMap::new(),
@@ -208,7 +211,7 @@ impl World {
     /// Lets everything arrive and be read; with a cut link, lets the deadline pass.
     fn settle(&mut self) {
         if self.cut {
-            self.now += small().deadline;
+            self.now += Limits::small().deadline;
             let now = self.now;
             self.sides.iter_mut().for_each(|side| side.tick(now));
         }
@@ -340,7 +343,7 @@ proptest! {
     #[test]
     fn no_peer_breaks_a_bound(noises in proptest::collection::vec(noise(), 1..300)) {
         let mut now = Instant::now();
-        let limits = small();
+        let limits = Limits::small();
         let mut mux = Mux::new(Role::Server, limits, now);
         for noise in noises {
             match noise {
