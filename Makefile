@@ -13,7 +13,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check advisories test test-unit test-node test-board image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
+.PHONY: help setup check advisories test test-unit test-node test-board test-boards image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -42,7 +42,7 @@ binaries: setup ## Build the static binary for all three architectures
 size: binaries ## Print the sizes of the binaries; fail above the limit
 	@cross/size.sh $(BINARY_BYTES_MAX)
 
-test: check size test-board reproduce test-node ## Everything: checks, all binaries, a real node with kubectl, an emulated board
+test: check size test-boards reproduce test-node ## Everything: checks, all binaries, a real node with kubectl, emulated boards
 
 test-node: setup ## A node on this machine, in namespaces of its own, driven with kubectl (needs root)
 	cross/build.sh x86_64
@@ -66,13 +66,18 @@ flash: ## Write the image of BOARD, or IMAGE=file, to the card DEV=/dev/... (wit
 	$$as_root target/release/mkimage flash --board $(BOARD) $(if $(IMAGE),--image $(IMAGE)) $(if $(DEV),--dev $(DEV)) \
 		$(if $(SETTINGS),--settings $(SETTINGS)) $(if $(FORCE),--force $(FORCE)) $(if $(YES),--yes)
 
-test-board: image ## Boot BOARD in QEMU and test it, alone and as a pair of server and agent
+test-board: image ## Boot BOARD in QEMU and test it
 	$(MKIMAGE) test --board $(BOARD)
-	$(MKIMAGE) test-pair --board $(BOARD)
 	$(MKIMAGE) budget --board $(BOARD)
 
 reproduce: setup ## Make BOARD's image twice and compare (PROGRAMS=1: the programs too, from a fresh clone)
 	$(MKIMAGE) reproduce --board $(BOARD) $(if $(PROGRAMS),--programs)
+
+test-boards: ## Test the emulated boards of both architectures, then one as the server and the other as its agent
+	$(MAKE) test-board BOARD=qemu-arm64
+	$(MAKE) test-board BOARD=qemu-armv7
+	$(MKIMAGE) test-pair --board qemu-arm64 --agent-board qemu-armv7
+	$(MKIMAGE) budget --board qemu-armv7
 
 run: image ## Make the image, boot it in QEMU, run a pod, show what to type next
 	$(MKIMAGE) run --board $(BOARD)

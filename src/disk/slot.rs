@@ -121,6 +121,12 @@ impl FromStr for Verity {
     }
 }
 
+/// The kernel's arguments of a slot, for boot loaders without a script; the boot script composes the same.
+#[must_use]
+pub fn kernel_arguments(slot: Slot, disk: u32, verity: &Verity, extra: &str) -> String {
+    format!("{extra} copepod.slot={slot} copepod.disk={disk:08x} copepod.verity={verity} panic=10")
+}
+
 fn is_hex(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use disk::layout::Sizes;
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -12,6 +12,20 @@ use toml::{Table, Value};
 const DIR: &str = "board-configs";
 const COMMON: &str = "common";
 const FILE: &str = "board.toml";
+/// Keys of a board's file that are no tables, and the tables with what each must fit.
+const PLAIN: [&str; 3] = ["name", "debian-arch", "cross"];
+const SECTIONS: &[(&str, fn(Value) -> Result<(), String>)] = &[
+    ("disk", fits::<Disk>),
+    ("debian", fits::<Debian>),
+    ("packages", fits::<Packages>),
+    ("kernel", fits::<Kernel>),
+    ("modules", fits::<Modules>),
+    ("boot", fits::<Boot>),
+    ("uboot", fits::<Uboot>),
+    ("node", fits::<Node>),
+    ("qemu", fits::<Qemu>),
+    ("imager", fits::<Imager>),
+];
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -28,7 +42,10 @@ pub(crate) struct Board {
     pub(crate) packages: Packages,
     pub(crate) kernel: Kernel,
     pub(crate) modules: Modules,
-    pub(crate) uboot: Uboot,
+    #[serde(default)]
+    pub(crate) boot: Boot,
+    /// Without it the board's firmware loads the kernel itself.
+    pub(crate) uboot: Option<Uboot>,
     pub(crate) node: Node,
     pub(crate) qemu: Option<Qemu>,
     /// What Raspberry Pi Imager shows; only for boards it knows.
@@ -62,10 +79,12 @@ impl Disk {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Debian {
     pub(crate) mirror: String,
-    pub(crate) suites: Vec<String>,
+    pub(crate) suite: String,
+    pub(crate) components: Vec<String>,
     pub(crate) keyring: String,
 }
 
+/// What the recipe asks Debian for, by duty.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Packages {
@@ -73,6 +92,23 @@ pub(crate) struct Packages {
     pub(crate) busybox: String,
     pub(crate) certificates: String,
     pub(crate) checker: String,
+    pub(crate) firmware: Option<String>,
+    pub(crate) uboot: Option<String>,
+}
+
+impl Packages {
+    /// Duty and request, in the order of fetching.
+    pub(crate) fn by_duty(&self) -> Vec<(&'static str, &str)> {
+        let rows = [
+            ("kernel", Some(&self.kernel)),
+            ("busybox", Some(&self.busybox)),
+            ("certificates", Some(&self.certificates)),
+            ("checker", Some(&self.checker)),
+            ("firmware", self.firmware.as_ref()),
+            ("uboot", self.uboot.as_ref()),
+        ];
+        rows.into_iter().filter_map(|(duty, name)| Some((duty, name?.as_str()))).collect()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -99,6 +135,18 @@ pub(crate) struct Modules {
     pub(crate) system: BTreeMap<String, Vec<String>>,
 }
 
+/// What the boot partition holds besides the slots and what reads them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Boot {
+    /// Names, without `.dtb`, of the kernel's device trees that the firmware chooses from.
+    pub(crate) device_trees: Vec<String>,
+    /// Files of packages: name on the boot partition to `<duty>:<path in the package>`.
+    pub(crate) files: BTreeMap<String, String>,
+    /// Groups of lines of the Raspberry Pi's config.txt; the groups' names give their order.
+    pub(crate) config: BTreeMap<String, Vec<String>>,
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Uboot {
@@ -109,6 +157,9 @@ pub(crate) struct Uboot {
     pub(crate) kernel: String,
     pub(crate) initrd: String,
     pub(crate) fdt: String,
+    /// Variables of `uboot.env` on the boot partition, in place of those compiled in.
+    #[serde(default)]
+    pub(crate) environment: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -126,8 +177,17 @@ pub(crate) struct Node {
 pub(crate) struct Qemu {
     pub(crate) program: String,
     pub(crate) machine: String,
-    pub(crate) cpu: String,
-    pub(crate) bios: String,
+    /// The machine's own when not given.
+    pub(crate) cpu: Option<String>,
+    pub(crate) accel: Option<String>,
+    pub(crate) start: Start,
+    /// Kernel arguments that only the emulation needs; added to the disks of tests.
+    #[serde(default)]
+    pub(crate) arguments: String,
+    pub(crate) drive: Drive,
+    /// Number of the serial port that is the console.
+    #[serde(default)]
+    pub(crate) serial: u32,
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u32,
     pub(crate) devices: Vec<String>,
@@ -139,6 +199,32 @@ pub(crate) struct Imager {
     pub(crate) description: String,
     /// Imager's tags for the models that the image starts on, such as `pi4-64bit`.
     pub(crate) devices: Vec<String>,
+}
+
+/// What the emulated machine runs first.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) enum Start {
+    /// A file of this machine.
+    Bios(String),
+    /// Two files of the boot partition, in place of the firmware: U-Boot and the device tree it gets.
+    #[serde(rename_all = "kebab-case")]
+    Loader {
+        uboot: String,
+        device_tree: String,
+        /// The address U-Boot is linked for, where QEMU would put it elsewhere.
+        #[serde(default)]
+        moved: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Drive {
+    /// Named `disk`, for one of the devices.
+    Named,
+    /// The machine's card reader.
+    Card,
 }
 
 impl Board {
@@ -153,7 +239,9 @@ impl Board {
         for path in [dir.join(COMMON), dir.join(&family), dir.join(&family).join(id)] {
             let path = path.join(FILE);
             if path.exists() {
-                merge(&mut merged, table(&path)?);
+                let layer = table(&path)?;
+                check(&layer, &path)?;
+                merge(&mut merged, layer);
             }
         }
         let mut board: Board = merged.try_into().with_context(|| format!("board {id}"))?;
@@ -199,11 +287,54 @@ fn table(path: &Path) -> Result<Table> {
     text.parse().with_context(|| format!("parse {}", path.display()))
 }
 
-/// Tables are merged key by key; anything else of `over` replaces what was there.
+/// Whether the keys of one file are known and their values of the right kind; what is missing may come from another file.
+fn check(table: &Table, path: &Path) -> Result<()> {
+    for (key, value) in table {
+        let section = SECTIONS.iter().find(|(name, _)| name == key);
+        match section {
+            Some((_, fits)) => match without_removals(value.clone()) {
+                Some(value) => fits(value)
+                    .map_err(|reason| anyhow!("{}: [{key}]: {reason}", path.display()))?,
+                None => {}
+            },
+            None if PLAIN.contains(&key.as_str()) => {}
+            None => bail!("{}: unknown key {key:?}", path.display()),
+        }
+    }
+    Ok(())
+}
+
+fn fits<T: serde::de::DeserializeOwned>(value: Value) -> Result<(), String> {
+    match value.try_into::<T>() {
+        Err(error) if !error.message().starts_with("missing field") => {
+            Err(error.message().to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is left without the keys that only take away what was inherited.
+fn without_removals(value: Value) -> Option<Value> {
+    match value {
+        Value::Boolean(false) => None,
+        Value::Table(table) => {
+            let left =
+                table.into_iter().filter_map(|(key, value)| Some((key, without_removals(value)?)));
+            Some(Value::Table(left.collect()))
+        }
+        value => Some(value),
+    }
+}
+
+/// Tables are merged key by key; anything else of `over` replaces what was there. `false` removes what was there,
+/// unless that was `true` or `false` too.
 fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(inner)), Value::Table(value)) => merge(inner, value),
+            (Some(old), Value::Boolean(false)) if old.as_bool().is_none() => {
+                base.remove(&key);
+            }
             (_, value) => {
                 base.insert(key, value);
             }
@@ -223,6 +354,11 @@ mod tests {
         for (_, id) in boards {
             let board = Board::read(&root, &id).unwrap();
             board.disk.sizes().table(board.disk.id().unwrap()).unwrap().encode().unwrap();
+            let duties: Vec<&str> = board.packages.by_duty().iter().map(|row| row.0).collect();
+            for source in board.boot.files.values() {
+                let (duty, _) = source.split_once(':').unwrap();
+                assert!(duties.contains(&duty), "{id}: {source}");
+            }
         }
     }
 
@@ -231,6 +367,32 @@ mod tests {
         let mut base: Table = "a = 1\nb = [1]\n[c]\nd = 1\ne = 1\n".parse().unwrap();
         merge(&mut base, "b = [2]\n[c]\ne = 2\nf = 3\n".parse().unwrap());
         assert_eq!(base, "a = 1\nb = [2]\n[c]\nd = 1\ne = 2\nf = 3\n".parse::<Table>().unwrap());
+    }
+
+    #[test]
+    fn mistakes_name_file_and_key() {
+        let cases = [
+            ("colour = 1\n", "x/board.toml: unknown key \"colour\""),
+            ("[disk]\nroot-mb = 1\n", "x/board.toml: [disk]: unknown field `root-mb`"),
+            ("[qemu]\ncpus = \"two\"\n", "x/board.toml: [qemu]: invalid type: string \"two\""),
+            ("[qemu.start.loader]\nboot = 1\n", "x/board.toml: [qemu]: unknown field `boot`"),
+        ];
+        for (text, expected) in cases {
+            let error = check(&text.parse().unwrap(), Path::new("x/board.toml")).unwrap_err();
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
+        for text in
+            ["name = \"x\"\n[disk]\nroot-mib = 1\n", "uboot = false\n[boot]\nfiles = false\n"]
+        {
+            check(&text.parse().unwrap(), Path::new("x")).unwrap();
+        }
+    }
+
+    #[test]
+    fn false_removes_what_is_no_switch() {
+        let mut base: Table = "a = true\n[b]\nd = 1\n[c]\nd = \"x\"\ne = 1\n".parse().unwrap();
+        merge(&mut base, "a = false\nb = false\n[c]\nd = false\n".parse().unwrap());
+        assert_eq!(base, "a = false\n[c]\ne = 1\n".parse::<Table>().unwrap());
     }
 
     #[test]

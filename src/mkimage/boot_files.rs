@@ -1,26 +1,38 @@
-//! The boot partition: boot script, slot state, and per slot kernel, initramfs and description.
+//! The boot partition: firmware, boot loader and its script, slot state, owner's settings, and a folder per slot.
+//!
+//! A board either has U-Boot, which runs the script, or its firmware loads the kernel of the slot that config.txt names
+//! (and once, when asked to, of the one in tryboot.txt).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use disk::slot::{Slot, Verity};
+use disk::environment;
+use disk::slot::{Slot, Verity, kernel_arguments};
 use disk::state::{FILES, State};
 
-use crate::board::{Board, Compression};
+use crate::board::{Board, Uboot};
 use crate::owner;
+use crate::slot_files::SlotFiles;
+use crate::sources::Sources;
 use crate::tools::{run, tool};
 
 const SCRIPT: &str = "image/boot.cmd";
+/// U-Boot's own variables and the size it is compiled for.
+const ENVIRONMENT: &str = "uboot.env";
+const ENVIRONMENT_LEN: usize = 0x4000;
+/// What the firmware reads at each start, and at one that was asked for.
+const CONFIG: [(Slot, &str); 2] = [(Slot::A, "config.txt"), (Slot::B, "tryboot.txt")];
+const ARGUMENTS: &str = "cmdline.txt";
+/// Its presence tells the board that the firmware takes the slot, not U-Boot.
+const FIRMWARE_SLOTS: &str = "slots.txt";
 /// Text of `copepod.yaml` on the boot partition, for its owner to fill in.
 const OWNER_FILE: &str = "# Settings of this board; they come before the image's. Remove the # to use one.\n\
     #hostname: kitchen\n#role: agent\n#server: https://192.168.1.10:6443\n#token: K10...\n#labels: {room: kitchen}\n\
     #network: {address: 192.168.1.20/24, gateway: 192.168.1.1}\n";
 
 /// Fills the board's facts into the boot script.
-pub(crate) fn script(template: &str, board: &Board) -> Result<String> {
-    let uboot = &board.uboot;
-    let disk = format!("{:08x}", board.disk.id()?);
+fn script(template: &str, disk: u32, uboot: &Uboot) -> Result<String> {
     let words = [
         ("@SCRATCH@", &uboot.scratch),
         ("@UNPACK@", &uboot.unpack),
@@ -28,7 +40,7 @@ pub(crate) fn script(template: &str, board: &Board) -> Result<String> {
         ("@INITRD@", &uboot.initrd),
         ("@FDT@", &uboot.fdt),
         ("@BOOT@", &uboot.boot),
-        ("@DISK@", &disk),
+        ("@DISK@", &format!("{disk:08x}")),
     ];
     let text =
         words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value));
@@ -36,18 +48,13 @@ pub(crate) fn script(template: &str, board: &Board) -> Result<String> {
     Ok(text)
 }
 
-/// What the boot script reads about a slot.
-pub(crate) fn slot_description(board: &Board, verity: &Verity) -> String {
-    format!("verity={verity}\nextra={}\n", board.kernel.args)
-}
-
 /// Makes the files of the boot partition in `dir`: common ones and those of slot a. Slot b stays empty.
 pub(crate) fn build(
     dir: &Path,
     root: &Path,
     board: &Board,
-    kernel: &Path,
-    initrd: &[u8],
+    sources: &Sources,
+    slot: &SlotFiles,
     verity: &Verity,
     epoch: u64,
 ) -> Result<()> {
@@ -57,26 +64,71 @@ pub(crate) fn build(
     for slot in Slot::ALL {
         fs::create_dir_all(dir.join(slot.name()))?;
     }
+    copy_folder(&slot.boot, &dir.join(Slot::A.name()))?;
+    for (name, place) in &board.boot.files {
+        fs::copy(sources.file(place)?, dir.join(name)).with_context(|| format!("make {name}"))?;
+    }
+    match &board.uboot {
+        Some(uboot) => uboot_files(dir, root, board, uboot, sources, epoch)?,
+        None => firmware_files(dir, board, verity)?,
+    }
+    fs::write(dir.join(owner::NAME), OWNER_FILE)?;
+    Ok(())
+}
+
+fn uboot_files(
+    dir: &Path,
+    root: &Path,
+    board: &Board,
+    uboot: &Uboot,
+    sources: &Sources,
+    epoch: u64,
+) -> Result<()> {
     let template = root.join(SCRIPT);
     let template =
         fs::read_to_string(&template).with_context(|| format!("read {}", template.display()))?;
     let source = dir.with_extension("cmd");
-    fs::write(&source, script(&template, board)?)?;
+    fs::write(&source, script(&template, board.disk.id()?, uboot)?)?;
     let mut mkimage = tool("mkimage", epoch);
-    mkimage.args(["-A", &board.uboot.arch, "-T", "script", "-C", "none", "-n", "copepod", "-d"]);
+    mkimage.args(["-A", &uboot.arch, "-T", "script", "-C", "none", "-n", "copepod", "-d"]);
     run(mkimage.arg(&source).arg(dir.join("boot.scr")))?;
     for name in FILES {
         fs::write(dir.join(name), State::default().encode()?)?;
     }
-    fs::write(dir.join(owner::NAME), OWNER_FILE)?;
-    let slot = dir.join(Slot::A.name());
-    fs::write(slot.join("initrd"), initrd)?;
-    fs::write(slot.join("slot.env"), slot_description(board, verity))?;
-    let target = slot.join("kernel");
-    fs::copy(kernel, &target)?;
-    if board.kernel.compression == Compression::Gzip {
-        run(tool("gzip", epoch).args(["-n", "-9"]).arg(&target))?;
-        fs::rename(target.with_extension("gz"), &target)?;
+    let variables: Vec<(&str, &str)> =
+        uboot.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    if !variables.is_empty() {
+        fs::write(dir.join(ENVIRONMENT), environment::encode(&variables, ENVIRONMENT_LEN)?)?;
+    }
+    for name in &board.boot.device_trees {
+        fs::copy(sources.device_tree(name)?, dir.join(format!("{name}.dtb")))?;
+    }
+    if !board.boot.config.is_empty() {
+        fs::write(dir.join(CONFIG[0].1), config_text(board, None))?;
+    }
+    Ok(())
+}
+
+fn firmware_files(dir: &Path, board: &Board, verity: &Verity) -> Result<()> {
+    for (slot, name) in CONFIG {
+        fs::write(dir.join(name), config_text(board, Some(slot)))?;
+    }
+    fs::write(dir.join(FIRMWARE_SLOTS), "")?;
+    let arguments = kernel_arguments(Slot::A, board.disk.id()?, verity, &board.kernel.args);
+    fs::write(dir.join(Slot::A.name()).join(ARGUMENTS), arguments + "\n")?;
+    Ok(())
+}
+
+/// The firmware's settings; with a slot, those that make it load that slot's kernel.
+fn config_text(board: &Board, slot: Option<Slot>) -> String {
+    let lines = board.boot.config.values().flatten().cloned();
+    lines.chain(slot.map(|slot| format!("os_prefix={slot}/"))).map(|line| line + "\n").collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).with_context(|| format!("list {}", from.display()))? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())
 }
@@ -127,14 +179,39 @@ fn touch(files: &[PathBuf], epoch: u64) -> Result<()> {
 mod tests {
     use super::*;
 
+    fn root() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    }
+
     #[test]
     fn the_boot_script_gets_all_its_words() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let board = Board::read(&root, "qemu-arm64").unwrap();
-        let template = fs::read_to_string(root.join(SCRIPT)).unwrap();
-        let text = script(&template, &board).unwrap();
+        let board = Board::read(&root(), "qemu-arm64").unwrap();
+        let template = fs::read_to_string(root().join(SCRIPT)).unwrap();
+        let uboot = board.uboot.as_ref().unwrap();
+        let text = script(&template, board.disk.id().unwrap(), uboot).unwrap();
         assert!(text.contains("copepod.disk=434f5044"));
         assert!(text.contains("booti 0x50000000 0x58000000:${filesize} ${fdtcontroladdr}"));
-        assert!(script("x @OTHER@", &board).is_err());
+        assert!(script("x @OTHER@", 1, uboot).is_err());
+    }
+
+    #[test]
+    fn firmware_that_loads_the_kernel_is_told_the_slot() {
+        let board = Board::read(&root(), "rpi5").unwrap();
+        let text = config_text(&board, Some(Slot::B));
+        assert!(text.contains("kernel=kernel\n") && text.ends_with("os_prefix=b/\n"), "{text}");
+    }
+
+    #[test]
+    fn both_boot_loaders_give_the_kernel_the_same_words() {
+        let verity = format!("1,1,{},00", "0".repeat(64)).parse().unwrap();
+        let text = kernel_arguments(Slot::A, 1, &verity, "console=ttyS1");
+        let template = fs::read_to_string(root().join(SCRIPT)).unwrap();
+        let line = template.lines().find(|line| line.contains("setenv bootargs")).unwrap();
+        let names = |text: &str| -> Vec<String> {
+            let words = text.split_whitespace().map(|word| word.trim_matches('"'));
+            let named = words.filter_map(|word| word.split_once('='));
+            named.filter(|(name, _)| *name != "console").map(|(name, _)| name.to_owned()).collect()
+        };
+        assert_eq!(names(&text), names(line));
     }
 }

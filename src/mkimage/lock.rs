@@ -16,10 +16,11 @@ pub(crate) struct Lock {
     path: PathBuf,
 }
 
-/// One pinned package. `request` is what the recipe asks for; a metapackage leads to another `name`.
+/// One pinned package. `request` is what the recipe asks for; a kernel's metapackage leads to one or more others.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Entry {
+    pub(crate) suite: String,
     pub(crate) request: String,
     pub(crate) arch: String,
     pub(crate) name: String,
@@ -39,15 +40,17 @@ impl Lock {
         Ok(lock)
     }
 
-    pub(crate) fn find(&self, request: &str, arch: &str) -> Option<&Entry> {
-        self.package.iter().find(|entry| entry.request == request && entry.arch == arch)
+    /// The packages a request led to; none when it is new.
+    pub(crate) fn find(&self, suite: &str, arch: &str, request: &str) -> Vec<Entry> {
+        let asked = |entry: &&Entry| entry.key() == (suite, arch, request);
+        self.package.iter().filter(asked).cloned().collect()
     }
 
-    /// Replaces the entry for the same request.
-    pub(crate) fn put(&mut self, entry: Entry) {
-        self.package.retain(|old| (&old.request, &old.arch) != (&entry.request, &entry.arch));
-        self.package.push(entry);
-        self.package.sort_by(|a, b| (&a.arch, &a.request).cmp(&(&b.arch, &b.request)));
+    /// Replaces what the same requests led to.
+    pub(crate) fn put(&mut self, entries: Vec<Entry>) {
+        self.package.retain(|old| entries.iter().all(|new| new.key() != old.key()));
+        self.package.extend(entries);
+        self.package.sort_by(|a, b| (a.key(), &a.name).cmp(&(b.key(), &b.name)));
     }
 
     pub(crate) fn write(&self) -> Result<()> {
@@ -56,13 +59,19 @@ impl Lock {
 
     fn text(&self) -> String {
         let entries = self.package.iter().map(|entry| {
-            let Entry { request, arch, name, version, sha256 } = entry;
+            let Entry { suite, request, arch, name, version, sha256 } = entry;
             format!(
-                "[[package]]\nrequest = {request:?}\narch = {arch:?}\nname = {name:?}\nversion = {version:?}\n\
-                 sha256 = {sha256:?}\n"
+                "[[package]]\nsuite = {suite:?}\nrequest = {request:?}\narch = {arch:?}\nname = {name:?}\n\
+                 version = {version:?}\nsha256 = {sha256:?}\n"
             )
         });
         HEADER.to_owned() + &entries.collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Entry {
+    fn key(&self) -> (&str, &str, &str) {
+        (&self.suite, &self.arch, &self.request)
     }
 }
 
@@ -73,6 +82,7 @@ mod tests {
     fn entry(request: &str, version: &str) -> Entry {
         let text = str::to_owned;
         Entry {
+            suite: text("bookworm"),
             request: text(request),
             arch: text("arm64"),
             name: text(request),
@@ -84,12 +94,14 @@ mod tests {
     #[test]
     fn a_lock_is_written_sorted_and_read_back() {
         let mut lock = Lock::default();
-        lock.put(entry("linux", "1"));
-        lock.put(entry("busybox", "1:2"));
-        lock.put(entry("linux", "2"));
+        lock.put(vec![entry("linux", "1")]);
+        lock.put(vec![entry("busybox", "1:2")]);
+        let modules = Entry { name: "linux-modules".to_owned(), ..entry("linux", "2") };
+        lock.put(vec![modules.clone(), entry("linux", "2")]);
         let back: Lock = toml::from_str(&lock.text()).unwrap();
-        assert_eq!(back.package, [entry("busybox", "1:2"), entry("linux", "2")]);
-        assert_eq!(back.find("linux", "arm64"), Some(&entry("linux", "2")));
-        assert_eq!(back.find("linux", "armhf"), None);
+        assert_eq!(back.package, [entry("busybox", "1:2"), entry("linux", "2"), modules.clone()]);
+        assert_eq!(back.find("bookworm", "arm64", "linux"), [entry("linux", "2"), modules]);
+        assert!(back.find("bookworm", "armhf", "linux").is_empty());
+        assert!(back.find("forky", "arm64", "linux").is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! QEMU as a board: starts it, follows its console, talks to its host port, ends it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
@@ -9,15 +10,20 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use disk::slot::Slot;
 
 use crate::RunArgs;
-use crate::board::{Board, Qemu};
+use crate::board::{Board, Drive, Qemu, Start};
+use crate::data_partition::DataPartition;
 use crate::host_port::{HostPort, for_host};
 use crate::kubectl::{Kubectl, pause};
 use crate::recipe::{copy_sparse, image_path};
 use crate::show::{seconds, step};
-use crate::tools;
+use crate::slot_files::DESCRIPTION;
+use crate::{moved_uboot, owner, tools};
 
+/// Where a board's folder has the files of the boot partition.
+const BOOT: &str = "boot";
 const API_PORT: u16 = 6443;
 const STEP: Duration = Duration::from_millis(250);
 /// Emulation on a loaded machine is slow: these bound a hang, they are no aim.
@@ -40,26 +46,38 @@ pub(crate) struct Machine {
     console: Console,
     sockets: tempfile::TempDir,
     forward: u16,
+    /// Where its data partition is, for boards without a port to the host.
+    data: Option<DataPartition>,
 }
 
-/// Where a machine keeps its disk and its console log.
+/// Where a machine keeps its disk and its console log, and what it was made from.
 pub(crate) struct Place {
     pub(crate) disk: PathBuf,
     pub(crate) log: PathBuf,
+    /// The folder of the board, with its image and what that was made from.
+    pub(crate) board_dir: PathBuf,
 }
 
 impl Place {
-    pub(crate) fn new(dir: &Path) -> Result<Place> {
-        fs::create_dir_all(dir)?;
-        Ok(Place { disk: dir.join("disk.img"), log: dir.join("console.log") })
+    /// A folder of this name in the board's.
+    pub(crate) fn new(board_dir: &Path, name: &str) -> Result<Place> {
+        let dir = board_dir.join(name);
+        fs::create_dir_all(&dir)?;
+        Ok(Place {
+            disk: dir.join("disk.img"),
+            log: dir.join("console.log"),
+            board_dir: board_dir.to_owned(),
+        })
     }
 
     /// Makes the disk from the image unless there is one that is newer.
-    pub(crate) fn prepare(&self, image: &Path, fresh: bool) -> Result<()> {
+    pub(crate) fn prepare(&self, board: &Board, fresh: bool) -> Result<()> {
+        let image = &image_path(&self.board_dir);
         ensure!(
             image.is_file(),
-            "{} does not exist; build it with: make image BOARD=...",
-            image.display()
+            "{} does not exist; build it with: make image BOARD={}",
+            image.display(),
+            board.id
         );
         let built = fs::metadata(image)?.modified()?;
         if !fresh
@@ -75,8 +93,22 @@ impl Place {
         }
         let mut disk = File::create(&self.disk)?;
         copy_sparse(image, &mut disk)?;
-        disk.set_len(fs::metadata(image)?.len())?;
-        Ok(())
+        let length = fs::metadata(image)?.len();
+        let card = board.qemu.as_ref().is_some_and(|qemu| qemu.drive == Drive::Card);
+        // QEMU takes a card only if its size is a power of two.
+        disk.set_len(if card { length.next_power_of_two() } else { length })?;
+        match &board.qemu {
+            Some(qemu) if !qemu.arguments.is_empty() => self.add_arguments(&qemu.arguments),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds to the kernel's arguments of slot a.
+    fn add_arguments(&self, words: &str) -> Result<()> {
+        let name = format!("{}/{DESCRIPTION}", Slot::A);
+        let path = self.board_dir.join(BOOT).join(&name);
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        owner::replace_file(&self.disk, &name, &format!("{} {words}\n", text.trim_end()))
     }
 }
 
@@ -141,11 +173,6 @@ impl Machine {
         let qemu =
             board.qemu.as_ref().with_context(|| format!("board {} has no emulation", board.id))?;
         tools::check(&[(qemu.program.as_str(), "qemu-system-arm")])?;
-        ensure!(
-            Path::new(&qemu.bios).exists(),
-            "{} is missing\ninstall it with: apt-get install u-boot-qemu",
-            qemu.bios
-        );
         let forward = network.forward().unwrap_or_default();
         if forward != 0 && TcpListener::bind(("127.0.0.1", forward)).is_err() {
             bail!("port {forward} of this machine is in use; choose another with --forward");
@@ -157,7 +184,7 @@ impl Machine {
         );
         // QEMU truncates the log; start following from its beginning.
         fs::write(&place.log, "")?;
-        let mut command = command(qemu, place, sockets.path(), network);
+        let mut command = command(qemu, place, sockets.path(), network)?;
         let child = command
             .stdin(Stdio::null())
             .spawn()
@@ -169,7 +196,9 @@ impl Machine {
             unsearched: Vec::new(),
             echo,
         };
-        Ok(Machine { child, console, sockets, forward })
+        let data =
+            (!board.node.host_port).then(|| DataPartition::new(board, &place.disk)).transpose()?;
+        Ok(Machine { child, console, sockets, forward, data })
     }
 
     pub(crate) fn log(&self) -> &Path {
@@ -194,14 +223,17 @@ impl Machine {
         }
     }
 
-    /// Asks PID 1 until the node has written its kubeconfig, and stores it for use from here.
+    /// Asks until the node has written its kubeconfig, and stores it for use from here.
     pub(crate) fn kubeconfig(&mut self, target: &Path, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
         let mut port: Option<HostPort> = None;
         loop {
             self.console.follow()?;
             self.check_alive("the kubeconfig came")?;
-            let answer = self.ask_kubeconfig(&mut port);
+            let answer = match &self.data {
+                Some(data) => data.kubeconfig(),
+                None => self.ask_kubeconfig(&mut port),
+            };
             match answer {
                 Ok(Some(text)) => {
                     let _ = fs::remove_file(target);
@@ -319,28 +351,31 @@ impl Drop for Machine {
     }
 }
 
-fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> Command {
+fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> Result<Command> {
     let socket = |name: &str| {
         format!("socket,id={name},path={},server=on,wait=off", sockets.join(name).display())
     };
     let mut command = Command::new(&qemu.program);
-    command.args(["-nodefaults", "-display", "none", "-machine", &qemu.machine, "-cpu", &qemu.cpu]);
-    command.args([
-        "-smp",
-        &qemu.cpus.to_string(),
-        "-m",
-        &qemu.memory_mib.to_string(),
-        "-bios",
-        &qemu.bios,
-    ]);
-    command.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", place.disk.display()));
+    command.args(["-nodefaults", "-display", "none", "-machine", &qemu.machine]);
+    command.args(["-smp", &qemu.cpus.to_string(), "-m", &qemu.memory_mib.to_string()]);
+    for (option, value) in [("-cpu", &qemu.cpu), ("-accel", &qemu.accel)] {
+        command.args(value.iter().flat_map(|value| [option, value]));
+    }
+    command.args(start_arguments(&qemu.start, place)?);
+    let interface = match qemu.drive {
+        Drive::Named => "none,id=disk",
+        Drive::Card => "sd",
+    };
+    let drive = format!("if={interface},format=raw,file={}", place.disk.display());
+    command.arg("-drive").arg(drive);
     for back_end in network.back_ends() {
         command.arg("-netdev").arg(back_end);
     }
-    command
-        .arg("-chardev")
-        .arg(format!("file,id=console,path={}", place.log.display()))
-        .args(["-serial", "chardev:console"]);
+    command.arg("-chardev").arg(format!("file,id=console,path={}", place.log.display()));
+    for _ in 0..qemu.serial {
+        command.args(["-serial", "null"]);
+    }
+    command.args(["-serial", "chardev:console"]);
     command.arg("-chardev").arg(socket("host"));
     command.arg("-chardev").arg(socket("monitor")).args(["-mon", "chardev=monitor,mode=control"]);
     for device in &qemu.devices {
@@ -350,7 +385,32 @@ fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> 
         };
         command.arg("-device").arg(format!("{device}{address}"));
     }
-    command
+    Ok(command)
+}
+
+/// What makes QEMU begin with the board's boot loader.
+fn start_arguments(start: &Start, place: &Place) -> Result<Vec<OsString>> {
+    match start {
+        Start::Bios(path) => {
+            ensure!(
+                Path::new(path).exists(),
+                "{path} is missing\ninstall it with: apt-get install u-boot-qemu"
+            );
+            Ok(vec!["-bios".into(), path.into()])
+        }
+        Start::Loader { uboot, device_tree, moved } => {
+            let boot = place.board_dir.join(BOOT);
+            let mut loader = boot.join(uboot);
+            if *moved {
+                let bytes =
+                    fs::read(&loader).with_context(|| format!("read {}", loader.display()))?;
+                loader = place.disk.with_file_name(uboot);
+                fs::write(&loader, moved_uboot::for_qemu(&bytes)?)?;
+            }
+            let device_tree = boot.join(device_tree);
+            Ok(vec!["-kernel".into(), loader.into(), "-dtb".into(), device_tree.into()])
+        }
+    }
 }
 
 /// The serial console's log, read as it grows.
@@ -399,8 +459,8 @@ pub(crate) fn crashes(log: &str) -> Vec<&str> {
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let board = Board::read(&args.place.root, &args.place.board)?;
     let dir = args.place.dir();
-    let place = Place::new(&dir.join("run"))?;
-    place.prepare(&image_path(&dir), args.fresh)?;
+    let place = Place::new(&dir, "run")?;
+    place.prepare(&board, args.fresh)?;
     println!("Starting {} in QEMU; its console is in {}", board.name, place.log.display());
     let began = Instant::now();
     let mut machine =

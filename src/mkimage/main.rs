@@ -17,6 +17,7 @@ mod budget;
 mod card;
 mod cpio;
 mod crates;
+mod data_partition;
 mod disks;
 mod flash;
 mod host_port;
@@ -26,6 +27,7 @@ mod kubectl;
 mod lock;
 mod machine;
 mod memory;
+mod moved_uboot;
 mod owner;
 mod packages;
 mod packed;
@@ -36,6 +38,8 @@ mod reproduce;
 mod root_tree;
 mod sbom;
 mod show;
+mod slot_files;
+mod sources;
 mod switch;
 mod tools;
 mod trial;
@@ -58,7 +62,7 @@ enum Command {
     /// Run the board test on an image.
     Test(TestArgs),
     /// Test two boards on one network: a server and an agent that joins it.
-    TestPair(TestArgs),
+    TestPair(PairArgs),
     /// Write an image to a card and read it back; without --dev, list the cards.
     Flash(flash::FlashArgs),
     /// Compare what was measured of boards with their limits.
@@ -147,6 +151,20 @@ struct TestArgs {
     init_only: bool,
 }
 
+#[derive(Args)]
+struct PairArgs {
+    /// The server's board.
+    #[command(flatten)]
+    place: Place,
+    /// The agent's board, if it is another one.
+    #[arg(long)]
+    agent_board: Option<String>,
+    #[arg(long, default_value_t = 16443)]
+    forward: u16,
+    #[command(flatten)]
+    kubectl: KubectlArgs,
+}
+
 impl KubectlArgs {
     fn program(&self) -> PathBuf {
         let given = self.kubectl.clone().or_else(|| std::env::var_os("KUBECTL").map(PathBuf::from));
@@ -156,7 +174,11 @@ impl KubectlArgs {
 
 impl Place {
     fn dir(&self) -> PathBuf {
-        self.out.join("boards").join(&self.board)
+        self.dir_of(&self.board)
+    }
+
+    fn dir_of(&self, board: &str) -> PathBuf {
+        self.out.join("boards").join(board)
     }
 }
 

@@ -35,10 +35,15 @@ pub(crate) fn read(path: &Path) -> Result<String> {
 
 /// Puts `text` in place of the settings on the boot partition of a disk.
 pub(crate) fn replace(disk: &Path, text: &str) -> Result<()> {
+    replace_file(disk, NAME, text)
+}
+
+/// Puts `text` in place of a file on the boot partition of a disk.
+pub(crate) fn replace_file(disk: &Path, name: &str, text: &str) -> Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     fs::write(file.path(), text)?;
     let image = boot_partition(disk)?;
-    run(tool("mcopy", 0).args(["-o", "-i", &image]).arg(file.path()).arg(format!("::{NAME}")))?;
+    run(tool("mcopy", 0).args(["-o", "-i", &image]).arg(file.path()).arg(format!("::{name}")))?;
     Ok(())
 }
 

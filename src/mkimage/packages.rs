@@ -4,6 +4,7 @@
 //! archive's keyring are. What the lock file names is taken while the mirror has it; when it is gone, the suite's newest
 //! is taken, with a warning nobody can miss.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,66 +38,84 @@ impl<'board> Apt<'board> {
         Apt { dir: dir.to_owned(), debian, arch, updated: false }
     }
 
-    /// The package for a request: the locked version where it can be had, else the newest, which then is locked.
+    /// The packages for a request: the locked versions where they can be had, else the newest, which then are locked.
     pub(crate) fn fetch(
         &mut self,
         request: &str,
         lock: &mut Lock,
         newest: bool,
-    ) -> Result<Package> {
-        let pinned = lock.find(request, self.arch).filter(|_| !newest).cloned();
-        if let Some(entry) = pinned {
-            if let Some(package) = self.cached(&entry)? {
-                return Ok(package);
+    ) -> Result<Vec<Package>> {
+        let pinned = lock.find(&self.debian.suite, self.arch, request);
+        if !newest && !pinned.is_empty() {
+            if let Some(packages) = self.pinned(&pinned)? {
+                return Ok(packages);
             }
-            self.update()?;
-            if self.sha256(&entry.name, &entry.version)?.as_ref() == Some(&entry.sha256) {
-                return self.download(entry);
-            }
-            let package = self.newest(request)?;
-            let Entry { name, version, .. } = &package.entry;
             warn(&[
                 &format!(
-                    "{} {} is not on the mirror any more (or has another content).",
-                    entry.name, entry.version
+                    "{} is not on the mirror any more (or has another content).",
+                    names(&pinned)
                 ),
-                &format!("Building with {name} {version} instead."),
-                "image/packages.lock now names it: commit that when the image works.",
+                "Building with the newest instead; image/packages.lock will name it:",
+                "commit that when the image works.",
             ]);
-            lock.put(package.entry.clone());
-            lock.write()?;
-            return Ok(package);
         }
         self.update()?;
-        let package = self.newest(request)?;
-        lock.put(package.entry.clone());
+        let packages = self.newest(request)?;
+        lock.put(packages.iter().map(|package| package.entry.clone()).collect());
         lock.write()?;
-        Ok(package)
+        Ok(packages)
     }
 
-    fn newest(&self, request: &str) -> Result<Package> {
-        let (name, version) = self.resolve(request)?;
-        let sha256 = self.sha256(&name, &version)?;
-        let sha256 =
-            sha256.with_context(|| format!("{name} {version} has no SHA-256 in the index"))?;
-        let (request, arch) = (request.to_owned(), self.arch.to_owned());
-        self.download(Entry { request, arch, name, version, sha256 })
-    }
-
-    /// A kernel metapackage names the real one in its dependencies.
-    fn resolve(&self, request: &str) -> Result<(String, String)> {
-        let text = run(self.apt("apt-cache")?.args(["show", "--no-all-versions", request]))
-            .with_context(|| format!("Debian has no package {request} for {}", self.arch))?;
-        if request.starts_with("linux-image-")
-            && let Some(depends) = field(&text, "Depends")
-            && let Some((name, rest)) = depends.split_once(" (= ")
-        {
-            let version = rest.split(')').next().unwrap_or_default();
-            return Ok((name.to_owned(), version.to_owned()));
+    /// All of the locked packages, or None when one cannot be had.
+    fn pinned(&mut self, entries: &[Entry]) -> Result<Option<Vec<Package>>> {
+        let mut packages = Vec::new();
+        for entry in entries {
+            if let Some(package) = self.cached(entry)? {
+                packages.push(package);
+                continue;
+            }
+            self.update()?;
+            if self.sha256(&entry.name, &entry.version)?.as_ref() != Some(&entry.sha256) {
+                return Ok(None);
+            }
+            packages.push(self.download(entry.clone())?);
         }
-        let version = field(&text, "Version")
-            .with_context(|| format!("{request} has no version in the index"))?;
-        Ok((request.to_owned(), version.to_owned()))
+        Ok(Some(packages))
+    }
+
+    fn newest(&self, request: &str) -> Result<Vec<Package>> {
+        let fetch = |(name, version): (String, String)| {
+            let sha256 = self.sha256(&name, &version)?;
+            let sha256 =
+                sha256.with_context(|| format!("{name} {version} has no SHA-256 in the index"))?;
+            let (suite, arch) = (self.debian.suite.clone(), self.arch.to_owned());
+            let request = request.to_owned();
+            self.download(Entry { suite, request, arch, name, version, sha256 })
+        };
+        self.resolve(request)?.into_iter().map(fetch).collect()
+    }
+
+    /// A kernel's metapackage names the real ones in its dependencies, in newer suites over several steps.
+    fn resolve(&self, request: &str) -> Result<BTreeSet<(String, String)>> {
+        let text = self.show(request)?;
+        let mut open = exact_dependencies(&text);
+        if open.is_empty() {
+            let version = field(&text, "Version")
+                .with_context(|| format!("{request} has no version in the index"))?;
+            return Ok(BTreeSet::from([(request.to_owned(), version.to_owned())]));
+        }
+        let mut found = BTreeSet::new();
+        while let Some((name, version)) = open.pop() {
+            if found.insert((name.clone(), version.clone())) {
+                open.extend(exact_dependencies(&self.show(&format!("{name}={version}"))?));
+            }
+        }
+        Ok(found)
+    }
+
+    fn show(&self, package: &str) -> Result<String> {
+        run(self.apt("apt-cache")?.args(["show", "--no-all-versions", package]))
+            .with_context(|| format!("Debian has no package {package} for {}", self.arch))
     }
 
     /// What the (signed) index says; None when it does not know this version.
@@ -151,24 +170,20 @@ impl<'board> Apt<'board> {
             fs::create_dir_all(self.dir.join(dir))?;
         }
         fs::write(self.dir.join("status"), "")?;
-        let Debian { mirror, suites, keyring } = self.debian;
+        let Debian { mirror, suite, components, keyring } = self.debian;
         if !Path::new(keyring).exists() {
             bail!(
                 "the keyring {keyring} is missing\ninstall it with: apt-get install debian-archive-keyring"
             );
         }
-        let source =
-            |suite| format!("deb [arch={} signed-by={keyring}] {mirror} {suite} main\n", self.arch);
-        fs::write(
-            self.dir.join("etc/sources.list"),
-            suites.iter().map(source).collect::<String>(),
-        )?;
-        fs::write(self.config_path(), self.config()?)?;
-        println!(
-            "    reading the package index of {mirror} ({}, {})",
-            suites.join(", "),
-            self.arch
+        let source = format!(
+            "deb [arch={} signed-by={keyring}] {mirror} {suite} {}\n",
+            self.arch,
+            components.join(" ")
         );
+        fs::write(self.dir.join("etc/sources.list"), source)?;
+        fs::write(self.config_path(), self.config()?)?;
+        println!("    reading the package index of {mirror} ({suite}, {})", self.arch);
         let text = run(self.apt("apt-get")?.args(["update", "-q"]))?;
         ensure!(!text.contains("\nErr:"), "the package index cannot be read:\n{text}");
         self.updated = true;
@@ -202,22 +217,39 @@ impl<'board> Apt<'board> {
     }
 }
 
-impl Package {
-    /// Unpacks the files into a folder of their own, unless the same package lies there already.
-    pub(crate) fn unpack(&self, dir: &Path) -> Result<PathBuf> {
-        let target = dir.join(&self.entry.name);
-        let stamp = dir.join(format!("{}.sha256", self.entry.name));
-        if fs::read_to_string(&stamp).is_ok_and(|text| text == self.entry.sha256) {
-            return Ok(target);
-        }
-        if target.exists() {
-            fs::remove_dir_all(&target)?;
-        }
-        fs::create_dir_all(&target)?;
-        run(tool("dpkg-deb", 0).arg("-x").arg(&self.path).arg(&target))?;
-        fs::write(stamp, &self.entry.sha256)?;
-        Ok(target)
+/// Unpacks the files of packages into `dir`, unless the same ones lie there already.
+pub(crate) fn unpack(packages: &[Package], dir: &Path) -> Result<()> {
+    let stamp = dir.with_extension("sha256");
+    let sums: String = packages.iter().map(|package| package.entry.sha256.clone() + "\n").collect();
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == sums) {
+        return Ok(());
     }
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
+    }
+    fs::create_dir_all(dir)?;
+    for package in packages {
+        run(tool("dpkg-deb", 0).arg("-x").arg(&package.path).arg(dir))?;
+    }
+    fs::write(stamp, sums)?;
+    Ok(())
+}
+
+/// Names and versions, for people.
+fn names(entries: &[Entry]) -> String {
+    let words = entries.iter().map(|entry| format!("{} {}", entry.name, entry.version));
+    words.collect::<Vec<_>>().join(", ")
+}
+
+/// The kernel packages that a package's description demands in exactly one version.
+fn exact_dependencies(text: &str) -> Vec<(String, String)> {
+    let words = field(text, "Depends").unwrap_or_default().split(", ");
+    let kernels = words.filter(|word| word.starts_with("linux-"));
+    let exact = kernels.filter_map(|word| {
+        let (name, version) = word.split_once(" (= ")?;
+        Some((name.to_owned(), version.strip_suffix(')')?.to_owned()))
+    });
+    exact.collect()
 }
 
 /// The value of the first `name:` line.
@@ -232,4 +264,16 @@ pub(crate) fn file_sha256(path: &Path) -> Result<String> {
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_exact_kernel_dependencies_are_followed() {
+        let text = "Package: linux-image-7\nDepends: kmod, linux-base (>= 4.3~), linux-binary-7 (= 7.2-1), libc6 (= 2)\n";
+        assert_eq!(exact_dependencies(text), [("linux-binary-7".to_owned(), "7.2-1".to_owned())]);
+        assert!(exact_dependencies("Package: busybox-static\nVersion: 1\n").is_empty());
+    }
 }

@@ -7,14 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 
-use crate::TestArgs;
+use crate::PairArgs;
 use crate::board::Board;
 use crate::budget;
 use crate::kubectl::Kubectl;
 use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes};
 use crate::memory;
 use crate::owner;
-use crate::recipe::image_path;
 use crate::switch::Switch;
 use crate::trial::{Check, run_checks, show_tail};
 
@@ -26,10 +25,14 @@ const SERVER_NAME: &str = "copepod";
 const AGENT_NAME: &str = "field";
 const TUNNEL_LIMIT: Duration = Duration::from_secs(60);
 
-struct Pair {
+/// One of the two boards: what it is, and where its disk and log lie.
+struct Member {
     board: Board,
-    image: PathBuf,
-    places: [Place; 2],
+    place: Place,
+}
+
+struct Pair {
+    members: [Member; 2],
     switch: Switch,
     _sockets: tempfile::TempDir,
     kubeconfig: PathBuf,
@@ -52,27 +55,32 @@ const CHECKS: &[Check<Pair>] = &[
 ];
 
 /// Runs the checks.
-pub(crate) fn run(args: &TestArgs) -> Result<()> {
-    let board = Board::read(&args.place.root, &args.place.board)?;
-    let dir = args.place.dir();
-    let places = [Place::new(&dir.join("pair-server"))?, Place::new(&dir.join("pair-agent"))?];
-    let kubeconfig = dir.join("pair-server/kubeconfig.yaml");
+pub(crate) fn run(args: &PairArgs) -> Result<()> {
+    let server = &args.place.board;
+    let agent = args.agent_board.as_ref().unwrap_or(server);
+    let member = |board: &String, part: &str| {
+        Ok::<_, anyhow::Error>(Member {
+            board: Board::read(&args.place.root, board)?,
+            place: Place::new(&args.place.dir_of(board), part)?,
+        })
+    };
+    let members = [member(server, "pair-server")?, member(agent, "pair-agent")?];
+    let kubeconfig = args.place.dir().join("pair-server/kubeconfig.yaml");
     let sockets = tempfile::Builder::new().prefix("copepod-").tempdir()?;
     let mut pair = Pair {
+        members,
         switch: Switch::start(&sockets.path().join("switch"))?,
         _sockets: sockets,
-        board,
-        image: image_path(&dir),
-        places,
         kubectl: Kubectl::new(&args.kubectl.program(), &kubeconfig),
         kubeconfig,
         forward: args.forward,
         server: None,
         agent: None,
     };
-    let count = run_checks(CHECKS, &mut pair, |pair| pair.places.iter().for_each(show_tail));
+    let show = |pair: &Pair| pair.members.iter().for_each(|member| show_tail(&member.place));
+    let count = run_checks(CHECKS, &mut pair, show);
     drop(pair);
-    count.report(&args.place.board)
+    count.report(&format!("{server} with agent {agent}"))
 }
 
 fn server_boots(pair: &mut Pair) -> Result<()> {
@@ -132,8 +140,8 @@ fn streams(pair: &mut Pair) -> Result<()> {
 
 fn fills(pair: &mut Pair) -> Result<()> {
     let bytes = memory::with_pods(&pair.kubectl, AGENT_NAME, 1)?;
-    let figures = pair.image.parent().context("the image lies in no folder")?;
-    budget::record(figures, "agent-pss", bytes as f64)
+    let [_, agent] = &pair.members;
+    budget::record(&agent.place.board_dir, "agent-pss", bytes as f64)
 }
 
 /// The server stands still, as a board that hangs does; the agent loses its power and comes back alone.
@@ -166,7 +174,7 @@ fn returns(pair: &mut Pair) -> Result<()> {
 }
 
 fn no_crash(pair: &mut Pair) -> Result<()> {
-    for place in &pair.places {
+    for Member { place, .. } in &pair.members {
         let log = String::from_utf8_lossy(&fs::read(&place.log)?).into_owned();
         let found = crashes(&log);
         ensure!(found.is_empty(), "{} shows: {}", place.log.display(), found.join(" / "));
@@ -177,10 +185,10 @@ fn no_crash(pair: &mut Pair) -> Result<()> {
 impl Pair {
     /// A fresh disk with this text as the owner's settings, and the board on it.
     fn start(&self, number: usize, owner: &str, network: Network<'_>) -> Result<Machine> {
-        let place = self.places.get(number).context("two places")?;
-        place.prepare(&self.image, true)?;
+        let Member { board, place } = self.members.get(number).context("two boards")?;
+        place.prepare(board, true)?;
         owner::replace(&place.disk, owner)?;
-        Machine::start(&self.board, place, network, false)
+        Machine::start(board, place, network, false)
     }
 
     fn wait_ready(&mut self, node: &str) -> Result<()> {

@@ -6,22 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use disk::layout;
 use disk::mbr::SECTOR_LEN;
 use disk::slot::{BLOCK_LEN, Slot, Verity};
 
 use crate::ImageArgs;
 use crate::board::{Board, Disk};
-use crate::lock::Lock;
-use crate::packages::Apt;
 use crate::root_tree::Ingredients;
-use crate::sbom::{self, Shipped};
+use crate::sbom;
 use crate::show::{mib, step};
+use crate::slot_files::SlotFiles;
+use crate::sources::Sources;
 use crate::tools::{self, run, tool};
 use crate::{archive, boot_files, owner, root_tree};
 
-const LOCK: &str = "image/packages.lock";
 /// Builds our programs for an architecture and leaves them in the folder below.
 const CROSS: &str = "cross/build.sh";
 const BUILT: &str = "build/bin";
@@ -32,18 +31,6 @@ const BUSYBOX_ARCHIVE: &str = "busybox.tar";
 /// Kernel, initramfs and root of a slot together: what an update has to carry.
 const SLOT_MAX: u64 = 64 * 1024 * 1024;
 const COPY_LEN: usize = 1024 * 1024;
-
-/// Packages of the board's architecture, unpacked.
-struct Sources {
-    kernel: PathBuf,
-    /// `.../lib/modules/<version>`
-    modules: PathBuf,
-    busybox: PathBuf,
-    certificates: PathBuf,
-    /// Everything that was taken, for the bill of materials.
-    packages: Vec<Shipped>,
-    checker: PathBuf,
-}
 
 /// Where an image lies after [`build`].
 pub(crate) fn image_path(dir: &Path) -> PathBuf {
@@ -67,45 +54,46 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
     let epoch = epoch(root)?;
     println!("Image for {} ({}), dated {epoch}", board.id, board.name);
     let programs = programs(args, &board)?;
-    let cache = args.place.out.join("debian").join(&board.debian_arch);
-    let sources = sources(&board, root, &cache, &dir, args.update_lock)?;
-    let (first, second) = root_tree::orders(&board, &sources.modules)?;
+    let cache = args.place.out.join("debian");
+    let cache = cache.join(format!("{}-{}", board.debian.suite, board.debian_arch));
+    let sources = Sources::fetch(&board, root, &cache, &dir.join("packages"), args.update_lock)?;
+    let (first, second) = root_tree::orders(&board, &sources.modules())?;
 
     let doing = step("make the initramfs");
-    let initrd = root_tree::initramfs(&programs.stage1, &sources.modules, &first)?;
+    let initrd = root_tree::initramfs(&programs.stage1, &sources.modules(), &first)?;
     let initrd = compress(&initrd, &dir.join("initramfs.cpio"), epoch)?;
     doing.done(format!("{}, {} modules", mib(initrd.len() as u64), first.len()));
 
     let doing = step("make the root");
     let data_image = data(&dir, &board.disk, epoch)?;
     fill_root(&dir, root, &board, &programs, &sources, &second, epoch)?;
-    let root_image = dir.join("root.img");
-    let verity = verified_root(&dir.join("root"), &root_image, &board.disk, epoch)?;
-    let root_len = fs::metadata(&root_image)?.len();
+    let slot = SlotFiles::of(&dir);
+    let verity = verified_root(&dir.join("root"), &slot.root, &board.disk, epoch)?;
+    let root_len = fs::metadata(&slot.root)?.len();
     doing.done(format!("{}, {} modules", mib(root_len), second.len()));
 
     let doing = step("make the boot partition");
+    slot.build(&board, &sources, &initrd, &verity, epoch)?;
     let (boot, boot_image) = (dir.join("boot"), dir.join("boot.img"));
-    boot_files::build(&boot, root, &board, &sources.kernel, &initrd, &verity, epoch)?;
+    boot_files::build(&boot, root, &board, &sources, &slot, &verity, epoch)?;
     boot_files::file_system(&boot_image, &boot, &board, board.disk.sizes().boot, epoch)?;
-    let kernel_len = fs::metadata(boot.join(Slot::A.name()).join("kernel"))?.len();
-    doing.done(format!("kernel {}", mib(kernel_len)));
+    doing.done(format!("kernel {}", mib(slot.kernel_len()?)));
 
     let doing = step("put the disk together");
     let path = image_path(&dir);
     let parts = [
         (layout::BOOT, &boot_image),
-        (layout::root(Slot::A), &root_image),
+        (layout::root(Slot::A), &slot.root),
         (layout::DATA, &data_image),
     ];
     assemble(&path, &board.disk, &parts)?;
     if let Some(text) = settings {
         owner::replace(&path, &text)?;
     }
-    let slot = kernel_len + initrd.len() as u64 + root_len;
-    ensure!(slot <= SLOT_MAX, "a slot of {} is larger than {}", mib(slot), mib(SLOT_MAX));
+    let slot_len = slot.len()?;
+    ensure!(slot_len <= SLOT_MAX, "a slot of {} is larger than {}", mib(slot_len), mib(SLOT_MAX));
     let size = mib(fs::metadata(&path)?.len());
-    doing.done(format!("{}: {size}, a slot has {}", path.display(), mib(slot)));
+    doing.done(format!("{}: {size}, a slot has {}", path.display(), mib(slot_len)));
     Ok(())
 }
 
@@ -119,7 +107,7 @@ fn fill_root(
     order: &[String],
     epoch: u64,
 ) -> Result<()> {
-    let images = [(BUSYBOX_ARCHIVE, busybox(board, root, &sources.busybox, epoch)?)];
+    let images = [(BUSYBOX_ARCHIVE, busybox(board, root, sources, epoch)?)];
     let bill = sbom::build(&sbom::Parts {
         board,
         root,
@@ -131,12 +119,10 @@ fn fill_root(
     let parts = Ingredients {
         board,
         binary: &programs.binary,
-        certificates: &sources.certificates,
-        checker: &sources.checker,
+        sources,
         data: &dir.join(DATA),
         images: &images,
         documents: &bill.files,
-        modules: &sources.modules,
         order,
         epoch,
     };
@@ -179,50 +165,8 @@ pub(crate) fn epoch(root: &Path) -> Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
 }
 
-fn sources(board: &Board, root: &Path, cache: &Path, dir: &Path, newest: bool) -> Result<Sources> {
-    let doing = step("fetch Debian packages");
-    fs::create_dir_all(cache)?;
-    let mut lock = Lock::read(&root.join(LOCK))?;
-    let mut apt = Apt::new(cache, &board.debian, &board.debian_arch);
-    let unpacked = dir.join("packages");
-    let mut packages = Vec::new();
-    let mut take = |request: &str| -> Result<PathBuf> {
-        let package = apt.fetch(request, &mut lock, newest)?;
-        let folder = package.unpack(&unpacked)?;
-        packages.push(Shipped { entry: package.entry, unpacked: folder.clone() });
-        Ok(folder)
-    };
-    let kernel = take(&board.packages.kernel)?;
-    let busybox = take(&board.packages.busybox)?;
-    let certificates = take(&board.packages.certificates)?;
-    let checker = take(&board.packages.checker)?;
-    let modules_dir = kernel.join("lib/modules");
-    let version = only_entry(&modules_dir)?;
-    run(tool("depmod", 0).arg("-b").arg(&kernel).arg(&version))?;
-    let sources = Sources {
-        modules: modules_dir.join(&version),
-        kernel: kernel.join("boot").join(format!("vmlinuz-{version}")),
-        busybox,
-        certificates,
-        packages,
-        checker,
-    };
-    let name = |Shipped { entry, .. }: &Shipped| format!("{} {}", entry.name, entry.version);
-    doing.done(sources.packages.iter().map(name).collect::<Vec<_>>().join(", "));
-    Ok(sources)
-}
-
-fn only_entry(dir: &Path) -> Result<String> {
-    let names: Vec<_> =
-        fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?.flatten().collect();
-    match names.as_slice() {
-        [entry] => Ok(entry.file_name().to_string_lossy().into_owned()),
-        _ => bail!("{} should hold one kernel version, it holds {}", dir.display(), names.len()),
-    }
-}
-
-fn busybox(board: &Board, root: &Path, package: &Path, epoch: u64) -> Result<Vec<u8>> {
-    let path = package.join("bin/busybox");
+fn busybox(board: &Board, root: &Path, sources: &Sources, epoch: u64) -> Result<Vec<u8>> {
+    let path = sources.busybox()?;
     let binary = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let applets =
         fs::read_to_string(root.join(APPLETS)).with_context(|| format!("read {APPLETS}"))?;

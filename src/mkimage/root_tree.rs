@@ -10,6 +10,7 @@ use crate::board::Board;
 use crate::cpio::Archive;
 use crate::kernel_modules::{Index, content, image_name};
 use crate::recipe::copy_sparse;
+use crate::sources::Sources;
 
 const FOLDERS: [&str; 17] = [
     "boot",
@@ -52,17 +53,13 @@ const FILES: [(&str, &str); 5] = [
 pub(crate) struct Ingredients<'parts> {
     pub(crate) board: &'parts Board,
     pub(crate) binary: &'parts Path,
-    /// The unpacked package of certificates.
-    pub(crate) certificates: &'parts Path,
-    /// The unpacked package of the file system's checker.
-    pub(crate) checker: &'parts Path,
+    pub(crate) sources: &'parts Sources,
     /// The empty data file system, for a factory reset; its zeros take no room.
     pub(crate) data: &'parts Path,
     /// Preloaded container images, by file name.
     pub(crate) images: &'parts [(&'parts str, Vec<u8>)],
     /// Bill of materials and licences, by path.
     pub(crate) documents: &'parts [(String, Vec<u8>)],
-    pub(crate) modules: &'parts Path,
     pub(crate) order: &'parts [String],
     pub(crate) epoch: u64,
 }
@@ -85,9 +82,10 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
     fs::copy(parts.binary, &binary).with_context(|| format!("copy {}", parts.binary.display()))?;
     fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
     fs::write(root.join("etc/copepod/board.yaml"), config(parts.board, parts.epoch))?;
-    fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), certificates(parts.certificates)?)?;
+    let mozilla = parts.sources.dir("certificates")?.join("usr/share/ca-certificates/mozilla");
+    fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), certificates(&mozilla)?)?;
     let checker = root.join("usr/sbin/e2fsck");
-    let source = parts.checker.join("sbin/e2fsck.static");
+    let source = parts.sources.checker()?;
     fs::copy(&source, &checker).with_context(|| format!("copy {}", source.display()))?;
     let mut data = fs::File::create(root.join("usr/share/copepod/data.img"))?;
     copy_sparse(parts.data, &mut data)?;
@@ -101,8 +99,9 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
         fs::write(path, bytes)?;
     }
     let target = root.join("usr/lib/copepod/modules");
+    let modules = parts.sources.modules();
     for file in parts.order {
-        fs::write(target.join(image_name(file)), content(&parts.modules.join(file))?)?;
+        fs::write(target.join(image_name(file)), content(&modules.join(file))?)?;
     }
     fs::write(target.join("order"), order_text(parts.order))?;
     settle_modes(root)
@@ -134,10 +133,9 @@ fn config(board: &Board, epoch: u64) -> String {
     )
 }
 
-/// All certificates of the package, in the order of their names.
-fn certificates(package: &Path) -> Result<Vec<u8>> {
-    let dir = package.join("usr/share/ca-certificates/mozilla");
-    let entries = fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?;
+/// All certificates of the folder, in the order of their names.
+fn certificates(dir: &Path) -> Result<Vec<u8>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.sort();
     let mut bundle = Vec::new();

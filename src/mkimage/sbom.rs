@@ -69,7 +69,7 @@ pub(crate) fn build(parts: &Parts<'_>) -> Result<Bill> {
     let crates = crates::linked(parts.root, &parts.board.cross)?;
     let mut items = programs(parts)?;
     for shipped in parts.packages {
-        items.push(debian(shipped, parts.board));
+        items.push(debian(shipped));
     }
     items.extend(crates.iter().filter(|krate| !krate.is_ours()).map(cargo));
     items.extend(from_the_compiler(parts, &crates)?);
@@ -101,9 +101,8 @@ fn programs(parts: &Parts<'_>) -> Result<Vec<Item>> {
     ["copepod", "stage1"].into_iter().zip(parts.programs).map(item).collect()
 }
 
-fn debian(shipped: &Shipped, board: &Board) -> Item {
-    let Entry { name, version, arch, sha256, .. } = &shipped.entry;
-    let suite = board.debian.suites.first().map_or("", String::as_str);
+fn debian(shipped: &Shipped) -> Item {
+    let Entry { suite, name, version, arch, sha256, .. } = &shipped.entry;
     let purl_version = version.replace(':', "%3A").replace('+', "%2B");
     Item {
         purl: Some(format!("pkg:deb/debian/{name}@{purl_version}?arch={arch}&distro={suite}")),
@@ -112,7 +111,7 @@ fn debian(shipped: &Shipped, board: &Board) -> Item {
         sha256: Some(sha256.clone()),
         supplier: Some(SUPPLIER),
         licence_file: Some(copyright(name)),
-        purpose: if name.starts_with("linux-image") { "OPERATING-SYSTEM" } else { "LIBRARY" },
+        purpose: if name.starts_with("linux-") { "OPERATING-SYSTEM" } else { "LIBRARY" },
         ..Item::default()
     }
 }
@@ -280,6 +279,7 @@ mod tests {
         let program = dir.join("program");
         fs::write(&program, b"\x7fELF..rustc version 1.95.0 (598 2026)").unwrap();
         let entry = Entry {
+            suite: "bookworm".to_owned(),
             request: "busybox-static".to_owned(),
             arch: "arm64".to_owned(),
             name: "busybox-static".to_owned(),

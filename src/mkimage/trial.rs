@@ -18,7 +18,6 @@ use crate::machine::{
     BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes, demo_pod, wait_until_ready,
 };
 use crate::memory;
-use crate::recipe::image_path;
 use crate::show::seconds;
 
 /// What the checks work on.
@@ -31,6 +30,8 @@ struct Trial {
     kubectl: Kubectl,
     forward: u16,
     machine: Option<Machine>,
+    /// Starts after the first one.
+    restarts: u32,
     /// Console logs of all boots, for the last check.
     logs: Vec<String>,
 }
@@ -49,6 +50,18 @@ const NODE: &[Check<Trial>] = &[
     ("keeps a ConfigMap over a clean restart and starts the pod again", restarts),
     ("does so over a loss of power", loses_power),
     ("switches off cleanly at the power key", switches_off),
+    ("shows no crash on the console", no_crash),
+];
+
+/// Of a machine that is a real board's likeness: it has no port to the host and no power key.
+const CARD: &[Check<Trial>] = &[
+    ("boots to a Ready node", boots),
+    ("has its address by DHCP and serves kubectl through the forwarded port", serves),
+    ("runs a pod from the preloaded image", runs_pod),
+    ("shows the pod's log", shows_log),
+    ("executes in the pod", executes),
+    ("marks the slot good", |trial| trial.wait_for_line("started healthily")),
+    ("keeps its state over a loss of power and starts the pod again", loses_power),
     ("shows no crash on the console", no_crash),
 ];
 
@@ -93,8 +106,8 @@ const TAIL_LINES: usize = 60;
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let board = Board::read(&args.place.root, &args.place.board)?;
     let dir = args.place.dir();
-    let place = Place::new(&dir.join("test"))?;
-    place.prepare(&image_path(&dir), true)?;
+    let place = Place::new(&dir, "test")?;
+    place.prepare(&board, true)?;
     let kubeconfig = dir.join("test/kubeconfig.yaml");
     let kubectl = Kubectl::new(&args.kubectl.program(), &kubeconfig);
     let mut trial = Trial {
@@ -105,9 +118,14 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         kubectl,
         forward: args.forward,
         machine: None,
+        restarts: 0,
         logs: Vec::new(),
     };
-    let checks = if args.init_only { INIT_ONLY } else { NODE };
+    let checks = match (args.init_only, trial.board.node.host_port) {
+        (true, _) => INIT_ONLY,
+        (false, true) => NODE,
+        (false, false) => CARD,
+    };
     let count = run_checks(checks, &mut trial, |trial| show_tail(&trial.place));
     let processor = trial.machine.as_ref().and_then(Machine::cpu_seconds);
     drop(trial);
@@ -216,13 +234,13 @@ fn executes(trial: &mut Trial) -> Result<()> {
 fn restarts(trial: &mut Trial) -> Result<()> {
     trial.machine()?.ask_to("restart")?;
     trial.wait_for_line("init: restart")?;
-    trial.back_with_state(1)
+    trial.back_with_state()
 }
 
 fn loses_power(trial: &mut Trial) -> Result<()> {
     trial.kubectl.run(&["create", "configmap", "also-kept", "--from-literal=answer=43"])?;
     trial.machine()?.monitor("system_reset")?;
-    trial.back_with_state(2)?;
+    trial.back_with_state()?;
     let answer =
         trial.kubectl.run(&["get", "configmap", "also-kept", "-o", "jsonpath={.data.answer}"])?;
     ensure!(answer == "43", "the ConfigMap written before the loss says {answer:?}");
@@ -307,14 +325,15 @@ impl Trial {
     }
 
     /// After a restart: the node is Ready again, the ConfigMap is there and the pod's container was started again.
-    fn back_with_state(&mut self, restarts: u32) -> Result<()> {
+    fn back_with_state(&mut self) -> Result<()> {
+        self.restarts += 1;
         self.wait_for_line("verified root")?;
         self.wait_for_line("node started")?;
         let kept = ["get", "configmap", "kept", "-o", "jsonpath={.data.answer}"];
         self.kubectl.wait(&kept, BOOT_LIMIT, |answer| answer == "42", |_| {})?;
         self.with_machine(wait_until_ready)?;
         let path = "jsonpath={.status.containerStatuses[0].ready} {.status.containerStatuses[0].restartCount}";
-        let expected = format!("true {restarts}");
+        let expected = format!("true {}", self.restarts);
         self.kubectl.wait(
             &["get", "pod", "demo", "-o", path],
             POD_LIMIT,

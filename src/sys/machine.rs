@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::sys::reboot::{RebootMode, reboot};
 
 nix::ioctl_readwrite!(watchdog_set_timeout, b'W', 6, libc::c_int);
+nix::ioctl_read!(watchdog_timeout, b'W', 7, libc::c_int);
 nix::ioctl_none!(block_reread_partitions, 0x12, 95);
 
 /// Writes what is in memory to the disks and restarts the machine. Returns only on failure.
@@ -45,12 +46,17 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Opens (which arms) the device; `seconds` is what the driver is asked for. Returns what it granted.
+    /// Opens (which arms) the device; `seconds` is what the driver is asked for. Returns what it granted: a driver that
+    /// cannot wait so long keeps its own time, and stays armed.
     pub fn open(path: &Path, seconds: u32) -> io::Result<(Watchdog, u32)> {
         let device = OpenOptions::new().write(true).open(path)?;
         let mut granted = libc::c_int::try_from(seconds).unwrap_or(libc::c_int::MAX);
         // SAFETY: the ioctl reads and writes one int that lives on our stack for the call.
-        unsafe { watchdog_set_timeout(device.as_raw_fd(), &raw mut granted) }?;
+        let asked = unsafe { watchdog_set_timeout(device.as_raw_fd(), &raw mut granted) };
+        if asked.is_err() {
+            // SAFETY: as above; it only writes.
+            unsafe { watchdog_timeout(device.as_raw_fd(), &raw mut granted) }?;
+        }
         Ok((Watchdog { device }, u32::try_from(granted).unwrap_or(0)))
     }
 
