@@ -12,9 +12,12 @@ use toml::{Table, Value};
 const DIR: &str = "board-configs";
 const COMMON: &str = "common";
 const FILE: &str = "board.toml";
+/// Says what of a table does not fit.
+type Fits = fn(Value) -> Result<(), String>;
+
 /// Keys of a board's file that are no tables, and the tables with what each must fit.
 const PLAIN: [&str; 3] = ["name", "debian-arch", "cross"];
-const SECTIONS: &[(&str, fn(Value) -> Result<(), String>)] = &[
+const SECTIONS: &[(&str, Fits)] = &[
     ("disk", fits::<Disk>),
     ("debian", fits::<Debian>),
     ("packages", fits::<Packages>),
@@ -292,11 +295,9 @@ fn check(table: &Table, path: &Path) -> Result<()> {
     for (key, value) in table {
         let section = SECTIONS.iter().find(|(name, _)| name == key);
         match section {
-            Some((_, fits)) => match without_removals(value.clone()) {
-                Some(value) => fits(value)
-                    .map_err(|reason| anyhow!("{}: [{key}]: {reason}", path.display()))?,
-                None => {}
-            },
+            Some((_, fits)) => without_removals(value.clone())
+                .map_or(Ok(()), fits)
+                .map_err(|reason| anyhow!("{}: [{key}]: {reason}", path.display()))?,
             None if PLAIN.contains(&key.as_str()) => {}
             None => bail!("{}: unknown key {key:?}", path.display()),
         }
