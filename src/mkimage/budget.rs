@@ -17,6 +17,7 @@ use crate::card::is_zero;
 use crate::packed::{Format, pack};
 use crate::recipe::image_path;
 use crate::show::step;
+use crate::slot_files::SlotFiles;
 
 const LIMITS: &str = "image/budgets.toml";
 const FIGURES: &str = "figures.toml";
@@ -197,7 +198,8 @@ fn sizes(dir: &Path) -> Result<Figures> {
         pack(&image, &packed, Format::Xz)?;
     }
     doing.done(if current { "as packed before" } else { "packed" });
-    let slot = folder_length(&dir.join("boot/a"))? + length(&dir.join("root.img"))?;
+    let files = SlotFiles::of(dir);
+    let slot = folder_length(&files.boot)? + length(&files.root)?;
     let rows = [
         ("image", content(&image)?),
         ("card", length(&image)?),

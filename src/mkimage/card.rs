@@ -131,10 +131,11 @@ impl Writing<'_> {
         let offset = number * CHUNK_LEN as u64;
         let mut found = vec![0; CHUNK_LEN];
         self.card.read_exact_at(&mut found, offset)?;
-        let Some(wrong) = found.iter().zip(&*expected).position(|(found, wanted)| found != wanted)
-        else {
+        if found == expected {
             return Ok(());
-        };
+        }
+        let wrong = found.iter().zip(&*expected).position(|(found, wanted)| found != wanted);
+        let wrong = wrong.unwrap_or_default();
         bail!(
             "it does not hold what was written at byte {}: it is broken, or smaller than it says",
             offset + wrong as u64
