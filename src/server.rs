@@ -1,6 +1,7 @@
 //! `copepod server`: builds the parts, connects them, waits for the end.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,8 @@ use crate::{cli, identity, node, renewal};
 
 /// Bits of a node's part of the cluster range.
 const NODE_MASK: u8 = 24;
+/// More writes than a board takes in the longest trial of an update, an hour.
+const TRIAL_REVISIONS_MAX: u64 = 1 << 32;
 
 /// What the flags say, checked and completed.
 pub(crate) struct Settings {
@@ -98,12 +101,7 @@ async fn serve(settings: Settings) -> Result<()> {
 
     let pki = Arc::new(credentials(&settings, settings.node_ip)?);
     let supervisor = supervisor(&settings, &pki)?;
-    let store = store::Store::open(store::Options {
-        path: Some(settings.flags.data_dir.join("server/db/state.db")),
-        durability: apiserver::durability,
-        ..Default::default()
-    })
-    .context("opening the store")?;
+    let store = open_store(&settings.flags.data_dir)?;
     let dialer = Arc::new(Dialer::new(supervisor.clone()));
     let front = Arc::new(Front(supervisor.clone()));
     let config = api_config(&settings, &pki, store.clone(), dialer.clone(), front);
@@ -148,6 +146,23 @@ async fn serve(settings: Settings) -> Result<()> {
         Some(part) => bail!("the {part} ended by itself"),
         None => Ok(()),
     }
+}
+
+/// Opens the datastore. One that an update's fall-back has put back gives out no revision that the given-up version has
+/// told anybody: who watches from there must not take new writes for old ones.
+fn open_store(data: &Path) -> Result<store::Store> {
+    let was_put_back = ota::was_put_back(data);
+    let store = store::Store::open(store::Options {
+        path: Some(data.join("server/db/state.db")),
+        durability: apiserver::durability,
+        skip_revisions: if was_put_back { TRIAL_REVISIONS_MAX } else { 0 },
+        ..Default::default()
+    })
+    .context("opening the store")?;
+    if was_put_back {
+        ota::clear_put_back_mark(data).context("the datastore that was put back")?;
+    }
+    Ok(store)
 }
 
 /// Starts the controllers and the scheduler over one set of caches.

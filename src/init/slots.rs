@@ -242,6 +242,7 @@ fn facts(machine: &Machine) -> Option<BootFacts> {
     Some(BootFacts {
         slot: line.slot,
         confirmed: false,
+        disk: line.disk,
         root_a: device(Slot::A)?,
         root_b: device(Slot::B)?,
         settled: false,

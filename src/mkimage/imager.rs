@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::board::{self, Board};
 use crate::packed::{Content, Format, pack};
 use crate::recipe::{self, image_path};
+use crate::release::ReleaseArgs;
 use crate::show::{mib, step};
 use crate::{ImageArgs, Place, sbom};
 
@@ -37,6 +38,8 @@ pub(crate) struct ImagesArgs {
     /// The project's root.
     #[arg(long, default_value = ".")]
     root: PathBuf,
+    #[command(flatten)]
+    release: ReleaseArgs,
 }
 
 #[derive(Args)]
@@ -92,6 +95,7 @@ pub(crate) fn images(args: &ImagesArgs) -> Result<()> {
             stage1: None,
             settings: None,
             update_lock: false,
+            release: args.release.clone(),
         })?;
         let target = args.dir.join(file_name(&board, args.compress));
         let doing = step("pack the image");

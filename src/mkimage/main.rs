@@ -14,6 +14,7 @@ mod archive;
 mod board;
 mod boot_files;
 mod budget;
+mod bundle;
 mod card;
 mod cpio;
 mod crates;
@@ -28,21 +29,25 @@ mod lock;
 mod machine;
 mod memory;
 mod moved_uboot;
+mod ota_trial;
 mod owner;
 mod packages;
 mod packed;
 mod pair;
 mod progress;
 mod recipe;
+mod release;
 mod reproduce;
 mod root_tree;
 mod sbom;
+mod served;
 mod show;
 mod slot_files;
 mod sources;
 mod switch;
 mod tools;
 mod trial;
+mod variants;
 
 #[derive(Parser)]
 #[command(about = "Builds, runs and tests board images")]
@@ -63,6 +68,12 @@ enum Command {
     Test(TestArgs),
     /// Test two boards on one network: a server and an agent that joins it.
     TestPair(PairArgs),
+    /// Make the signed bundle of the image built last, for updates.
+    Bundle(bundle::BundleArgs),
+    /// Test updates on an emulated board: good, refused, broken and interrupted ones.
+    TestOta(ota_trial::OtaArgs),
+    /// Show an update that is committed and one that falls back.
+    DemoOta(ota_trial::OtaArgs),
     /// Write an image to a card and read it back; without --dev, list the cards.
     Flash(flash::FlashArgs),
     /// Compare what was measured of boards with their limits.
@@ -91,6 +102,8 @@ struct ImageArgs {
     /// Take the newest packages and write them into the lock file.
     #[arg(long)]
     update_lock: bool,
+    #[command(flatten)]
+    release: release::ReleaseArgs,
 }
 
 #[derive(Args)]
@@ -199,6 +212,9 @@ fn work(command: Command) -> Result<()> {
         Command::Run(args) => machine::run(&args),
         Command::Test(args) => trial::run(&args),
         Command::TestPair(args) => pair::run(&args),
+        Command::Bundle(args) => bundle::build(&args),
+        Command::TestOta(args) => ota_trial::test(&args),
+        Command::DemoOta(args) => ota_trial::demo(&args),
         Command::Flash(args) => flash::run(&args),
         Command::Budget(args) => budget::check(&args),
         Command::Reproduce(args) => reproduce::check(&args),

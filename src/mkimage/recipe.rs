@@ -19,7 +19,7 @@ use crate::show::{mib, step};
 use crate::slot_files::SlotFiles;
 use crate::sources::Sources;
 use crate::tools::{self, run, tool};
-use crate::{archive, boot_files, owner, root_tree};
+use crate::{archive, boot_files, owner, release, root_tree};
 
 /// Builds our programs for an architecture and leaves them in the folder below.
 const CROSS: &str = "cross/build.sh";
@@ -67,6 +67,7 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
     let doing = step("make the root");
     let data_image = data(&dir, &board.disk, epoch)?;
     fill_root(&dir, root, &board, &programs, &sources, &second, epoch)?;
+    release::write(&dir.join("root"), root, &board.id, epoch, &args.release)?;
     let slot = SlotFiles::of(&dir);
     let verity = verified_root(&dir.join("root"), &slot.root, &board.disk, epoch)?;
     let root_len = fs::metadata(&slot.root)?.len();
@@ -184,7 +185,7 @@ fn compress(bytes: &[u8], path: &Path, epoch: u64) -> Result<Vec<u8>> {
 }
 
 /// Packs the tree as squashfs with its hash tree behind it.
-fn verified_root(tree: &Path, image: &Path, disk: &Disk, epoch: u64) -> Result<Verity> {
+pub(crate) fn verified_root(tree: &Path, image: &Path, disk: &Disk, epoch: u64) -> Result<Verity> {
     let _ = fs::remove_file(image);
     let mut squash = tool("mksquashfs", epoch);
     squash.arg(tree).arg(image).args([

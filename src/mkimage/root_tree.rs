@@ -108,7 +108,7 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
 }
 
 /// The modes of a folder and all below it, whatever the umask of the person who builds: programs stay programs.
-fn settle_modes(path: &Path) -> Result<()> {
+pub(crate) fn settle_modes(path: &Path) -> Result<()> {
     let metadata = fs::symlink_metadata(path)?;
     if metadata.is_symlink() {
         return Ok(());

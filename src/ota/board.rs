@@ -34,6 +34,8 @@ pub struct BootFacts {
     pub slot: Slot,
     /// Whether the boot loader has been told that this slot is good.
     pub confirmed: bool,
+    /// Identifier in the partition table of the disk.
+    pub disk: u32,
     /// The device of each slot's root.
     pub root_a: PathBuf,
     pub root_b: PathBuf,

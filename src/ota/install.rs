@@ -153,9 +153,10 @@ fn write(
     meter.add((index.len() * crate::blocks::HASH_LEN) as u64, fetcher.fetched())?;
     let root = manifest.part(ROOT).ok_or_else(|| missing(ROOT))?;
     write_root(places, slot, root, &index, &mut fetcher, &mut meter)?;
-    places
-        .boot
-        .writable(|boot| slot_files::write(boot, manifest, slot, &mut fetcher, &mut meter))?;
+    places.boot.writable(|boot| {
+        slot_files::write(boot, manifest, slot, &mut fetcher, &mut meter)?;
+        loader.complete(slot, facts.disk)
+    })?;
     read_back_root(places, slot, root)?;
     slot_files::read_back(places.boot.folder(), manifest, slot)
 }

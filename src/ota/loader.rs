@@ -5,16 +5,22 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use disk::slot::Slot;
+use disk::slot::{Slot, kernel_arguments};
 use disk::state::{FILES, State};
 
 use crate::boot_partition::BootPartition;
 use crate::error::Error;
 
+/// What a slot says of itself, and the kernel's arguments where they are a file.
+const DESCRIPTION: &str = "slot.env";
+const ARGUMENTS: &str = "cmdline.txt";
+
 /// How the boot loader is told which slot to start.
 pub trait Loader {
     /// Lets the slot be tried a bounded number of times. Returns what the restart has to say to the firmware, if anything.
     fn try_slot(&self, slot: Slot) -> Result<Option<&'static CStr>, Error>;
+    /// Makes what only the boot loader's own slot needs beside the bundle's files; the boot partition is writable.
+    fn complete(&self, slot: Slot, disk: u32) -> Result<(), Error>;
     /// The slot that runs is good: it is started from now on.
     fn confirm(&self, slot: Slot) -> Result<(), Error>;
     /// The slot is broken or incomplete: the other one is started.
@@ -46,6 +52,11 @@ impl Uboot {
 }
 
 impl Loader for Uboot {
+    /// The boot script puts the kernel's arguments together itself.
+    fn complete(&self, _: Slot, _: u32) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn try_slot(&self, slot: Slot) -> Result<Option<&'static CStr>, Error> {
         self.change(|state| state.trying(slot)).map(|()| None)
     }
@@ -102,6 +113,22 @@ impl Tryboot {
 }
 
 impl Loader for Tryboot {
+    /// The firmware takes the kernel's arguments from a file, and they name the slot.
+    fn complete(&self, slot: Slot, disk: u32) -> Result<(), Error> {
+        let folder = self.boot.folder().join(slot.name());
+        let path = folder.join(DESCRIPTION);
+        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.unwrap_or_default().to_owned()
+        };
+        let verity = value("verity")
+            .parse()
+            .map_err(|source| Error::SlotState { path: path.clone(), source })?;
+        let arguments = kernel_arguments(slot, disk, &verity, &value("extra")) + "\n";
+        write_in_place(&folder.join(ARGUMENTS), arguments.as_bytes())
+    }
+
     fn try_slot(&self, slot: Slot) -> Result<Option<&'static CStr>, Error> {
         let text = self.config_for(slot)?;
         self.boot.writable(|folder| write_in_place(&folder.join(Self::TRIAL), text.as_bytes()))?;

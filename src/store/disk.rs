@@ -136,6 +136,14 @@ impl Disk {
         transaction.commit().map_err(failed)
     }
 
+    /// Takes revisions out of use, so that the next one is larger by `count` than it would be.
+    pub(crate) fn skip(&self, count: Revision) -> Result<(), Error> {
+        self.connection
+            .execute("UPDATE meta SET reserved = reserved + ?1 WHERE id = 0", [signed(count)])
+            .map(drop)
+            .map_err(|error| writing(&self.path, &error))
+    }
+
     /// The value written at `modified` to the key created at `created`, if it is still the current one.
     pub(crate) fn value(
         &self,

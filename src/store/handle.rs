@@ -192,6 +192,9 @@ fn load(disk: &mut Option<Disk>, options: &Options) -> Result<(State, Revision),
     let mut newest = 0;
     let mut strays = Vec::new();
     let path = disk.path().to_owned();
+    if options.skip_revisions > 0 {
+        disk.skip(options.skip_revisions)?;
+    }
     let reserved = disk.load(|entry| {
         newest = newest.max(entry.modified);
         if (options.durability)(&entry.key) == Durability::Memory {

@@ -42,6 +42,8 @@ pub struct Options {
     pub memory_bytes_max: usize,
     /// Size of the database file; beyond that writes fail.
     pub disk_bytes_max: u64,
+    /// Revisions left out at the start: for a file that is older than what was told by a later one.
+    pub skip_revisions: u64,
 }
 
 impl Default for Options {
@@ -54,6 +56,7 @@ impl Default for Options {
             cache_bytes_max: 16 << 20,
             memory_bytes_max: 16 << 20,
             disk_bytes_max: 1 << 30,
+            skip_revisions: 0,
         }
     }
 }

@@ -94,6 +94,7 @@ impl Board {
         let facts = BootFacts {
             slot: Slot::A,
             confirmed: true,
+            disk: 1,
             root_a: at("root-a"),
             root_b: at("root-b"),
             settled: false,

@@ -39,6 +39,13 @@ fn the_firmware_finds_the_slot_in_its_configuration() {
     assert_eq!(loader.try_slot(B).unwrap(), Some(c"0 tryboot"));
     assert_eq!(read("config.txt"), "os_prefix=a/\n[pi4]\narm_boost=1\n");
     assert_eq!(read("tryboot.txt"), "os_prefix=b/\n[pi4]\narm_boost=1\n");
+    let verity = format!("1,1,{},00", "ab".repeat(32));
+    fs::write(board.path("boot/b/slot.env"), format!("verity={verity}\nextra=quiet\n")).unwrap();
+    loader.complete(B, 0x10).unwrap();
+    let arguments = read("b/cmdline.txt");
+    for word in ["quiet", "copepod.slot=b", "copepod.disk=00000010", verity.as_str()] {
+        assert!(arguments.contains(word), "{arguments}");
+    }
     loader.reject(B).unwrap();
     assert_eq!(read("config.txt"), "os_prefix=a/\n[pi4]\narm_boost=1\n");
     loader.confirm(B).unwrap();

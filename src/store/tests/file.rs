@@ -318,3 +318,19 @@ async fn a_key_that_became_memory_only_leaves_the_file() {
         .unwrap();
     assert_eq!(rows, 1);
 }
+
+#[tokio::test]
+async fn revisions_can_be_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.db");
+    let store = Store::open(options(&path)).unwrap();
+    let last = put(&store, "/disk/a", "1").await;
+    store.close().await;
+    let store = Store::open(Options { skip_revisions: 1000, ..options(&path) }).unwrap();
+    assert_eq!(store.revision(), last + 1001);
+    assert_eq!(keys(&store).await, ["/disk/a"]);
+    store.close().await;
+    let store = Store::open(options(&path)).unwrap();
+    assert_eq!(store.revision(), last + 1001, "once");
+    store.close().await;
+}
