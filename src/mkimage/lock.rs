@@ -104,4 +104,19 @@ mod tests {
         assert!(back.find("bookworm", "armhf", "linux").is_empty());
         assert!(back.find("forky", "arm64", "linux").is_empty());
     }
+
+    #[test]
+    fn the_lock_has_what_every_board_asks_for_and_is_written_as_it_is() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let path = root.join("image/packages.lock");
+        let lock = Lock::read(&path).unwrap();
+        assert_eq!(lock.text(), fs::read_to_string(&path).unwrap());
+        for id in crate::board::ids(&root).unwrap() {
+            let board = crate::board::Board::read(&root, &id).unwrap();
+            for (_, request) in board.packages.by_duty() {
+                let found = lock.find(&board.debian.suite, &board.debian_arch, request);
+                assert!(!found.is_empty(), "{id}: {request}");
+            }
+        }
+    }
 }
