@@ -50,7 +50,7 @@ async fn serve(flags: cli::Agent) -> Result<()> {
         signal = signals.wait() => { info!(signal, "stopping"); None }
         part = parts.ended() => part,
     };
-    started.agent.shutdown().await;
+    node::end(started.agent, &settings.flags).await;
     let _ = stop.send(true);
     parts.finish().await;
     info!("stopped");

@@ -167,6 +167,9 @@ pub(crate) struct Node {
     /// Cgroup below which everything of ours runs
     #[arg(long, default_value = "copepod")]
     pub(crate) cgroup_root: String,
+    /// A file that is there while the machine goes down: pods are stopped then, too
+    #[arg(long, hide = true, default_value = init::MACHINE_ENDS_FILE)]
+    pub(crate) machine_ends_file: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -202,6 +202,16 @@ async fn cluster_dns(shared: &Shared) -> Result<network::dns::Server> {
     Ok(network::dns::Server::bind(&network::dns::Config::new(listen, zone, RESOLV_CONF)).await?)
 }
 
+/// Ends the agent; containers stay for the next one, unless the machine goes down.
+pub(crate) async fn end(agent: Agent, flags: &cli::Node) {
+    if flags.machine_ends_file.exists() {
+        info!("the machine goes down: stopping pods");
+        agent.shutdown_with_pods().await;
+    } else {
+        agent.shutdown().await;
+    }
+}
+
 /// Imports every archive of the folder; a broken one is named in the log and left out.
 async fn import(images: &ImageStore, folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else {

@@ -134,7 +134,7 @@ async fn serve(settings: Settings) -> Result<()> {
         part = parts.ended() => part,
     };
     if let Some(node) = node {
-        node.agent.shutdown().await;
+        node::end(node.agent, &settings.flags.node).await;
     }
     let _ = stop.send(true);
     supervisor.close();

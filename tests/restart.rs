@@ -78,6 +78,44 @@ fn sigterm_is_a_clean_stop() {
 }
 
 #[test]
+fn pods_end_in_order_when_the_machine_goes_down() {
+    let mut m = Machine::ready();
+    let flag = m.path("machine-ends");
+    let flags = ["--machine-ends-file", flag.to_str().expect("path")];
+    assert!(m.stop("-TERM").success());
+    m.start(&flags);
+    m.wait_node_ready();
+    let ends = m.path("ends");
+    let pod = |name: &str, priority: &str, hook: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n{priority}  \
+             volumes: [{{name: ends, hostPath: {{path: {}, type: DirectoryOrCreate}}}}]\n  containers:\n  - name: main\n    \
+             image: {}\n    command: [sh, -c, \"trap 'echo {name} >>/ends/log; exit' TERM; sleep 1000000 & wait\"]\n\
+             {hook}    volumeMounts: [{{name: ends, mountPath: /ends}}]\n---\n",
+            ends.display(),
+            NAMES[0]
+        )
+    };
+    let hook =
+        "    lifecycle: {preStop: {exec: {command: [sh, -c, 'echo hook >>/ends/log; sleep 1']}}}\n";
+    let critical = pod("critical", "  priorityClassName: system-node-critical\n", "");
+    m.apply(&(critical + &pod("ordinary", "", hook))).expect("pods");
+    m.ok(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]);
+    std::fs::write(&flag, "").expect("flag");
+    assert!(m.stop("-TERM").success());
+    let log = std::fs::read_to_string(ends.join("log")).expect("log");
+    assert_eq!(log, "hook\nordinary\ncritical\n");
+    assert_eq!(m.containers_running("/ends/log"), 0);
+    std::fs::remove_file(&flag).expect("flag");
+    m.start(&flags);
+    m.wait_node_ready();
+    m.wait("both run again", |m| {
+        let state = "jsonpath={.items[*].status.containerStatuses[0].restartCount}/{.items[*].status.containerStatuses[0].ready}";
+        m.ok(&["get", "pods", "-o", state]) == "1 1/true true"
+    });
+}
+
+#[test]
 fn files_are_private_and_the_kubeconfig_is_the_administrators() {
     use std::os::unix::fs::PermissionsExt;
     let m = Machine::ready();

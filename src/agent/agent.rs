@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::config::Config;
 use crate::context::Context;
 use crate::error::Error;
+use crate::machine_end;
 use crate::node;
 use crate::node_facts;
 use crate::paths::Paths;
@@ -20,6 +21,8 @@ use crate::volumes::place;
 
 /// A running agent. Dropping it ends the agent's work; containers go on, for the next agent to adopt.
 pub struct Agent {
+    ctx: Arc<Context>,
+    directory: Directory,
     kubelet: KubeletApi,
     addresses: watch::Sender<Vec<IpAddr>>,
     tasks: JoinSet<()>,
@@ -45,7 +48,8 @@ impl Agent {
         tasks.spawn(node::run(Arc::clone(&ctx), ready, found.node));
         tasks.spawn(node::keep_lease(Arc::clone(&ctx)));
         tasks.spawn(pods::run(Arc::clone(&ctx), directory.clone(), found.pods));
-        Ok(Agent { kubelet: KubeletApi::new(ctx, directory), addresses, tasks })
+        let kubelet = KubeletApi::new(Arc::clone(&ctx), directory.clone());
+        Ok(Agent { ctx, directory, kubelet, addresses, tasks })
     }
 
     /// Follows the node's addresses while it runs; the preferred one comes first.
@@ -76,6 +80,13 @@ impl Agent {
     /// Ends all tasks and waits for them. Containers are left running.
     pub async fn shutdown(mut self) {
         self.tasks.shutdown().await;
+    }
+
+    /// Ends all tasks, then stops the containers in order within their grace: the machine goes down.
+    pub async fn shutdown_with_pods(mut self) {
+        let views = self.directory.list();
+        self.tasks.shutdown().await;
+        machine_end::stop_all(&self.ctx, &views).await;
     }
 }
 

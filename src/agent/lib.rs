@@ -31,6 +31,7 @@ mod http_get;
 mod keep;
 mod link;
 mod logs;
+mod machine_end;
 mod netfiles;
 mod node;
 mod node_facts;

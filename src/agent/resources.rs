@@ -12,7 +12,7 @@ const PERIOD_US: u64 = 100_000;
 const QUOTA_MIN_US: i64 = 1_000;
 const OOM_GUARANTEED: i32 = -997;
 const OOM_BEST_EFFORT: i32 = 1_000;
-const OOM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
+const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// The quality-of-service class of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,9 +151,14 @@ pub(crate) fn quota_us(milli_cpu: i64) -> i64 {
     (milli_cpu.saturating_mul(100_000) / 1000).max(QUOTA_MIN_US)
 }
 
+/// Whether the cluster cannot do without the pod: it is killed and stopped last.
+pub(crate) fn is_critical(spec: &PodSpec) -> bool {
+    spec.priority.is_some_and(|priority| priority >= CRITICAL_PRIORITY)
+}
+
 /// How eagerly the kernel should kill the container when memory runs out.
 pub(crate) fn oom_score_adj(spec: &PodSpec, container: &Container, memory_capacity: i64) -> i32 {
-    if spec.priority.is_some_and(|p| p >= OOM_CRITICAL_PRIORITY) {
+    if is_critical(spec) {
         return OOM_GUARANTEED;
     }
     match qos(spec) {

@@ -231,3 +231,43 @@ fn exchange(
     let asked = Asked { nonce, sent, received: sent + began.elapsed(), floor };
     Ok(judge(buffer.get(..read).unwrap_or_default(), asked))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers one request with this time and, if `own`, its own number.
+    fn server(seconds: u64, own: bool) -> (SocketAddr, std::thread::JoinHandle<()>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let answering = std::thread::spawn(move || {
+            let mut packet = [0; PACKET_LEN];
+            let (_, client) = socket.recv_from(&mut packet).unwrap();
+            let nonce: Vec<u8> = packet[40..].to_vec();
+            packet = [0; PACKET_LEN];
+            packet[..2].copy_from_slice(&[0x24, 1]);
+            if own {
+                packet[24..32].copy_from_slice(&nonce);
+            }
+            let stamp = ((seconds + 2_208_988_800) << 32).to_be_bytes();
+            packet[32..40].copy_from_slice(&stamp);
+            packet[40..].copy_from_slice(&stamp);
+            socket.send_to(&packet, client).unwrap();
+        });
+        (address, answering)
+    }
+
+    #[test]
+    fn a_server_is_asked_over_a_socket() {
+        let ahead = now().as_secs() + 1000;
+        let floor = now();
+        let (address, answering) = server(ahead, true);
+        let sample = exchange(address, floor).unwrap().unwrap();
+        answering.join().unwrap();
+        let seconds = sample.offset as f64 / 1e9;
+        assert!((990.0..=1000.0).contains(&seconds), "{seconds}");
+        let (address, answering) = server(ahead, false);
+        assert_eq!(exchange(address, floor).unwrap(), Err(crate::sntp::Refusal::Foreign));
+        answering.join().unwrap();
+    }
+}

@@ -42,6 +42,9 @@ mod tests;
 
 pub use error::Error;
 
+/// There while the machine goes down: the node then stops its pods, which it leaves alone when only it is restarted.
+pub const MACHINE_ENDS_FILE: &str = "/run/copepod/machine-ends";
+
 /// What the binary tells PID 1 about itself.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -42,7 +43,8 @@ const HEALTH_CONNECT: Duration = Duration::from_millis(500);
 /// The node must have been up this long before its slot counts as good.
 const STEADY_SERVER: Duration = Duration::from_secs(10);
 const STEADY_AGENT: Duration = Duration::from_secs(60);
-const NODE_GRACE: Duration = Duration::from_secs(30);
+/// The node stops its pods in turns of 30, 10, 10 and 10 seconds, each with a little more for killing.
+const NODE_GRACE: Duration = Duration::from_secs(80);
 const CHILD_GRACE: Duration = Duration::from_secs(2);
 /// What the node leaves behind (containers) gets this long after TERM and after KILL.
 const REST_TERM: Duration = Duration::from_secs(5);
@@ -340,6 +342,10 @@ impl Pid1 {
     /// Ends the services, then everything else, then the file systems, then the machine.
     fn end(&mut self, ending: Ending) {
         self.say(&format!("{ending:?} asked for"));
+        let told = sys::replace_file(Path::new(crate::MACHINE_ENDS_FILE), b"", 0o644);
+        if let Err(error) = told {
+            self.say(&format!("pods are not stopped in order: {error}"));
+        }
         for index in 0..self.services.len() {
             self.end_service(index);
         }

@@ -536,7 +536,8 @@ pub(crate) fn demo_pod(kubectl: &Kubectl, machine: &mut Machine) -> Result<()> {
         "--grace-period=1",
         "--timeout=60s",
     ])?;
-    let script = "echo hello from $(uname -m); exec sleep 1000000";
+    // A first process that does not catch SIGTERM would use up its grace at every restart.
+    let script = "echo hello from $(uname -m); trap exit TERM; sleep 1000000 & wait";
     kubectl.run(&[
         "run",
         "demo",
