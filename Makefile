@@ -88,6 +88,7 @@ bundle: image ## Make the update of BOARD, signed with KEY=minisign.key
 test-boards: ## Test the emulated boards of both architectures, then one as the server and the other as its agent
 	$(MAKE) test-board BOARD=qemu-arm64
 	$(MAKE) test-board BOARD=qemu-armv7
+	$(MKIMAGE) test-first-boot --board qemu-arm64
 	$(MKIMAGE) test-pair --board qemu-arm64 --agent-board qemu-armv7
 	$(MKIMAGE) budget --board qemu-armv7
 

@@ -56,6 +56,8 @@ pub(crate) struct Place {
     pub(crate) log: PathBuf,
     /// The folder of the board, with its image and what that was made from.
     pub(crate) board_dir: PathBuf,
+    /// What the board's clock shows at its start; the host's time when none.
+    pub(crate) clock: Option<String>,
 }
 
 impl Place {
@@ -67,6 +69,7 @@ impl Place {
             disk: dir.join("disk.img"),
             log: dir.join("console.log"),
             board_dir: board_dir.to_owned(),
+            clock: None,
         })
     }
 
@@ -368,6 +371,9 @@ fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> 
     };
     let drive = format!("if={interface},format=raw,file={}", place.disk.display());
     command.arg("-drive").arg(drive);
+    if let Some(clock) = &place.clock {
+        command.arg("-rtc").arg(format!("base={clock}"));
+    }
     for back_end in network.back_ends() {
         command.arg("-netdev").arg(back_end);
     }

@@ -20,6 +20,7 @@ mod cpio;
 mod crates;
 mod data_partition;
 mod disks;
+mod first_boot;
 mod flash;
 mod host_port;
 mod imager;
@@ -66,6 +67,8 @@ enum Command {
     Run(RunArgs),
     /// Run the board test on an image.
     Test(TestArgs),
+    /// Test a board from its first start on a larger card: settings, growth, clock, damage, factory reset.
+    TestFirstBoot(TestArgs),
     /// Test two boards on one network: a server and an agent that joins it.
     TestPair(PairArgs),
     /// Make the signed bundle of the image built last, for updates.
@@ -211,6 +214,7 @@ fn work(command: Command) -> Result<()> {
         Command::Image(args) => recipe::build(&args),
         Command::Run(args) => machine::run(&args),
         Command::Test(args) => trial::run(&args),
+        Command::TestFirstBoot(args) => first_boot::run(&args),
         Command::TestPair(args) => pair::run(&args),
         Command::Bundle(args) => bundle::build(&args),
         Command::TestOta(args) => ota_trial::test(&args),

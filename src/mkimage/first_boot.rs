@@ -1,0 +1,246 @@
+//! The test of a board's life from its first start on a larger card: settings with mistakes, growth, the clock, pods at
+//! the end of the machine, a damaged data partition, a factory reset.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use disk::layout;
+use disk::mbr::{Mbr, SECTOR_LEN};
+
+use crate::TestArgs;
+use crate::board::Board;
+use crate::kubectl::Kubectl;
+use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes, wait_until_ready};
+use crate::owner;
+use crate::tools::{run as run_tool, tool};
+use crate::trial::{Check, run_checks, show_tail};
+
+/// The card is larger than the image by this.
+const MORE_BYTES: u64 = 1024 * 1024 * 1024;
+/// Less than the grown partition, more than the image's.
+const GROWN_KIB: u64 = 1200 * 1024;
+/// A wrong key, a wrong value, and good ones around them. QEMU forwards to this address only.
+const SETTINGS: &str = "hostname: kitchen\nlables: {room: kitchen}\nlabels: {room: kitchen}\n\
+    network:\n- address: 10.0.2.15/24\n  gateway: 10.0.2.2\nntp: [no time]\ndns: [10.0.2.3]\n";
+const MISTAKES: [&str; 2] = [
+    "copepod.yaml:2:1: lables: is no setting",
+    "copepod.yaml:7:7: ntp[0]: expected a name or an address",
+];
+/// Before any image of ours was built.
+const LONG_AGO: &str = "2020-01-01T00:00:00";
+const RESET_FILE: &str = "factory-reset.txt";
+/// Both pods note their ends in one file on the data partition.
+const PODS: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
+  {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "critical"}, "spec": {
+    "priorityClassName": "system-node-critical",
+    "volumes": [{"name": "ends", "hostPath": {"path": "/var/lib/copepod/ends", "type": "DirectoryOrCreate"}}],
+    "containers": [{"name": "main", "image": "busybox", "imagePullPolicy": "IfNotPresent",
+      "command": ["sh", "-c", "trap 'echo critical >>/ends/log; exit' TERM; sleep 1000000 & wait"],
+      "volumeMounts": [{"name": "ends", "mountPath": "/ends"}]}]}},
+  {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ordinary"}, "spec": {
+    "volumes": [{"name": "ends", "hostPath": {"path": "/var/lib/copepod/ends", "type": "DirectoryOrCreate"}}],
+    "containers": [{"name": "main", "image": "busybox", "imagePullPolicy": "IfNotPresent",
+      "command": ["sh", "-c", "trap 'echo ordinary >>/ends/log; exit' TERM; sleep 1000000 & wait"],
+      "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "echo hook >>/ends/log; sleep 1"]}}},
+      "volumeMounts": [{"name": "ends", "mountPath": "/ends"}]}]}}]}"#;
+const ENDS: &str = "hook\nordinary\ncritical";
+
+struct Life {
+    board: Board,
+    place: Place,
+    kubeconfig: PathBuf,
+    kubectl: Kubectl,
+    forward: u16,
+    machine: Option<Machine>,
+}
+
+const CHECKS: &[Check<Life>] = &[
+    ("boots with mistakes in the settings, says where they are", boots_with_mistakes),
+    ("has the address as set, and the good settings", has_settings),
+    ("reports the mistakes as events of the Node", reports_mistakes),
+    ("has grown to the card", has_grown),
+    ("stops pods in order when it is switched off", stops_pods),
+    ("starts without a clock at the time it was switched off", starts_without_clock),
+    ("runs the pods again, which ended in order", ran_in_order),
+    ("mends a damaged data partition and keeps what is on it", mends_damage),
+    ("begins anew after a factory reset", resets),
+    ("shows no crash on the console", |life| {
+        let log = fs::read_to_string(&life.place.log)?;
+        let found = crashes(&log);
+        ensure!(found.is_empty(), "the console shows: {}", found.join(" / "));
+        Ok(())
+    }),
+];
+
+/// Runs the checks.
+pub(crate) fn run(args: &TestArgs) -> Result<()> {
+    let board = Board::read(&args.place.root, &args.place.board)?;
+    let dir = args.place.dir();
+    let place = Place::new(&dir, "first-boot")?;
+    place.prepare(&board, true)?;
+    let card = File::options().write(true).open(&place.disk)?;
+    card.set_len(card.metadata()?.len() + MORE_BYTES)?;
+    owner::replace(&place.disk, SETTINGS)?;
+    let kubeconfig = dir.join("first-boot/kubeconfig.yaml");
+    let kubectl = Kubectl::new(&args.kubectl.program(), &kubeconfig);
+    let forward = args.forward;
+    let mut life = Life { board, place, kubeconfig, kubectl, forward, machine: None };
+    let count = run_checks(CHECKS, &mut life, |life| show_tail(&life.place));
+    drop(life);
+    count.report(&args.place.board)
+}
+
+fn boots_with_mistakes(life: &mut Life) -> Result<()> {
+    life.start()?;
+    life.wait_for_line("data partition grown to")?;
+    for mistake in MISTAKES {
+        life.wait_for_line(mistake)?;
+    }
+    life.wait_for_line("address 10.0.2.15/24, router 10.0.2.2, as set")?;
+    life.wait_until_ready()
+}
+
+fn has_settings(life: &mut Life) -> Result<()> {
+    let room = ["get", "node", "kitchen", "-o", "jsonpath={.metadata.labels.room}"];
+    let room = life.kubectl.run(&room)?;
+    ensure!(room == "kitchen", "the label room is {room:?}");
+    life.kubectl.run(&["create", "configmap", "kept", "--from-literal=answer=42"])?;
+    Ok(())
+}
+
+fn reports_mistakes(life: &mut Life) -> Result<()> {
+    let events = [
+        "get",
+        "events",
+        "-A",
+        "--field-selector=reason=InvalidSetting,involvedObject.kind=Node",
+        "-o",
+        "jsonpath={.items[*].message}",
+    ];
+    let all = |text: &str| MISTAKES.iter().all(|mistake| text.contains(mistake));
+    life.kubectl.wait(&events, Duration::from_secs(60), all, |_| {})?;
+    Ok(())
+}
+
+fn has_grown(life: &mut Life) -> Result<()> {
+    let size = "jsonpath={.items[0].status.capacity.ephemeral-storage}";
+    let text = life.kubectl.run(&["get", "nodes", "-o", size])?;
+    let kib: Option<u64> = text.strip_suffix("Ki").and_then(|number| number.parse().ok());
+    ensure!(kib.is_some_and(|kib| kib > GROWN_KIB), "the node has {text:?} of storage");
+    Ok(())
+}
+
+fn stops_pods(life: &mut Life) -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), PODS)?;
+    life.kubectl.run(&["create", "-f", &file.path().to_string_lossy()])?;
+    life.wait_for_pods("true true")?;
+    life.switch_off()
+}
+
+fn starts_without_clock(life: &mut Life) -> Result<()> {
+    life.place.clock = Some(LONG_AGO.to_owned());
+    life.start()?;
+    life.wait_for_line("this board does not know the time")?;
+    life.wait_until_ready()?;
+    life.place.clock = None;
+    let date = life.kubectl.run(&["exec", "ordinary", "--", "date", "+%s"]);
+    // The pods may still be starting: the answer is asked for until it comes.
+    let date = match date {
+        Ok(date) => date,
+        Err(_) => life.kubectl.wait(
+            &["exec", "ordinary", "--", "date", "+%s"],
+            POD_LIMIT,
+            |answer| answer.parse::<u64>().is_ok(),
+            |_| {},
+        )?,
+    };
+    let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let behind = host.saturating_sub(date.parse().context("a date")?);
+    ensure!(behind < 600, "the board's time is {behind} s behind");
+    Ok(())
+}
+
+fn ran_in_order(life: &mut Life) -> Result<()> {
+    life.wait_for_pods("true true")?;
+    let ends = life.kubectl.run(&["exec", "ordinary", "--", "cat", "/ends/log"])?;
+    ensure!(ends == ENDS, "the pods noted {ends:?}");
+    life.switch_off()
+}
+
+/// Takes the main superblock away, which only a copy of it can make up for.
+fn mends_damage(life: &mut Life) -> Result<()> {
+    let file = File::options().read(true).write(true).open(&life.place.disk)?;
+    let mut sector = [0; SECTOR_LEN];
+    file.read_exact_at(&mut sector, 0)?;
+    let data = Mbr::decode(&sector)?.partitions.get(layout::DATA - 1).copied().flatten();
+    let data = data.context("there is no data partition")?;
+    file.write_all_at(&[0; 4096], u64::from(data.start) * SECTOR_LEN as u64)?;
+    life.start()?;
+    life.wait_for_line("the data partition was damaged and has been repaired")?;
+    life.wait_until_ready()?;
+    let kept = ["get", "configmap", "kept", "-o", "jsonpath={.data.answer}"];
+    let kept = life.kubectl.run(&kept)?;
+    ensure!(kept == "42", "the ConfigMap says {kept:?}");
+    life.switch_off()
+}
+
+fn resets(life: &mut Life) -> Result<()> {
+    let image = owner::boot_partition(&life.place.disk)?;
+    let file = tempfile::NamedTempFile::new()?;
+    let target = format!("::{RESET_FILE}");
+    run_tool(tool("mcopy", 0).args(["-i", &image]).arg(file.path()).arg(target))?;
+    life.start()?;
+    life.wait_for_line("factory reset: the data partition is made anew")?;
+    life.wait_until_ready()?;
+    let maps = life.kubectl.run(&["get", "configmaps", "-o", "name"])?;
+    ensure!(!maps.contains("kept"), "what was stored is still there");
+    has_grown(life)?;
+    life.switch_off()?;
+    let files = run_tool(tool("mdir", 0).args(["-b", "-i", &image, "::"]))?;
+    ensure!(!files.to_lowercase().contains("factory"), "the request is still there: {files}");
+    ensure!(files.contains(owner::NAME), "the settings are gone: {files}");
+    Ok(())
+}
+
+impl Life {
+    fn start(&mut self) -> Result<()> {
+        let network = Network::Alone { forward: self.forward };
+        self.machine = None;
+        self.machine = Some(Machine::start(&self.board, &self.place, network, false)?);
+        Ok(())
+    }
+
+    fn machine(&mut self) -> Result<&mut Machine> {
+        self.machine.as_mut().context("the board does not run")
+    }
+
+    fn wait_for_line(&mut self, text: &str) -> Result<()> {
+        self.machine()?.wait_for_line(text, BOOT_LIMIT).map(drop)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        self.wait_for_line("copepod is up")?;
+        let machine = self.machine.as_mut().context("the board does not run")?;
+        machine.kubeconfig(&self.kubeconfig, BOOT_LIMIT)?;
+        wait_until_ready(&self.kubectl, machine)
+    }
+
+    fn wait_for_pods(&mut self, expected: &str) -> Result<()> {
+        let ready = "jsonpath={.items[*].status.containerStatuses[0].ready}";
+        let pods = ["get", "pods", "-o", ready];
+        self.kubectl.wait(&pods, POD_LIMIT, |state| state == expected, |_| {})?;
+        Ok(())
+    }
+
+    fn switch_off(&mut self) -> Result<()> {
+        let machine = self.machine()?;
+        machine.monitor("system_powerdown")?;
+        let status = machine.wait_for_end()?;
+        ensure!(status.success(), "QEMU ended with {status}");
+        Ok(())
+    }
+}
