@@ -10,11 +10,13 @@
 
 use std::path::PathBuf;
 
+mod alias;
 mod boot_disk;
 mod clock;
 mod cmdline;
 mod console;
 mod data;
+mod devices;
 mod dhcp;
 mod error;
 mod host_port;
@@ -32,6 +34,7 @@ mod slots;
 mod sntp;
 mod spool;
 pub mod stage1;
+mod status;
 mod supervisor;
 mod time;
 mod told;
@@ -57,7 +60,7 @@ pub struct Config {
 /// What is wrong with the text of an owner's `copepod.yaml`: a line for each mistake, with its place and key.
 #[must_use]
 pub fn check_settings(text: &str) -> Vec<String> {
-    settings::check(text, false)
+    settings::check(text)
 }
 
 /// Runs the role the arguments name: PID 1 when there is none. Never returns.

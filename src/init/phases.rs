@@ -11,6 +11,7 @@ use crate::Error;
 use crate::boot_disk;
 use crate::cmdline::CommandLine;
 use crate::console::Console;
+use crate::devices::{Devices, MODULES};
 use crate::mounts::{self, EARLY, LATE};
 use crate::settings::{REGISTRIES_FILE, Secret, Settings, TOKEN_FILE};
 use crate::time::pause;
@@ -20,7 +21,6 @@ use crate::{clock, data, notices, preload};
 pub(crate) const BOOT: &str = "/boot";
 /// Where the data partition is mounted.
 pub(crate) const DATA: &str = "/var/lib/copepod";
-const MODULES: &str = "/usr/lib/copepod/modules";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
@@ -52,12 +52,21 @@ pub(crate) struct Machine {
     /// No true time is earlier.
     pub(crate) clock_floor: Duration,
     pub(crate) clock_trusted: bool,
+    pub(crate) devices: Devices,
+    /// What failed last, for people.
+    pub(crate) last_error: Option<String>,
     watchdog: Option<Watchdog>,
 }
 
 impl Machine {
     pub(crate) fn say(&mut self, text: &str) {
         self.console.say("init", text);
+    }
+
+    /// Says it, and shows it until something else fails.
+    pub(crate) fn complain(&mut self, text: &str) {
+        self.say(text);
+        self.last_error = Some(text.to_owned());
     }
 
     /// Identifier of the disk we booted from.
@@ -127,11 +136,13 @@ pub(crate) fn run() -> Machine {
         settings: Settings::none(),
         clock_floor: Duration::ZERO,
         clock_trusted: false,
+        devices: Devices::default(),
+        last_error: None,
         watchdog: None,
     };
     for phase in PHASES {
         let Err(error) = (phase.run)(&mut machine) else { continue };
-        machine.say(&format!("{} failed: {error}", phase.name));
+        machine.complain(&format!("{} failed: {error}", phase.name));
         if phase.required {
             machine.say("cannot go on without it, restarting");
             machine.linger(FAILURE_PAUSE);
@@ -142,6 +153,7 @@ pub(crate) fn run() -> Machine {
     machine
 }
 
+/// Those of the list, then those that the devices ask for.
 fn modules(machine: &mut Machine) -> Result<(), Error> {
     let path = Path::new(MODULES).join("order");
     let order = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
@@ -152,6 +164,12 @@ fn modules(machine: &mut Machine) -> Result<(), Error> {
             failed += 1;
         }
     }
+    let (devices, failures) = Devices::start(&order);
+    machine.devices = devices;
+    for failure in &failures {
+        machine.say(failure);
+    }
+    failed += failures.len();
     if failed == 0 { Ok(()) } else { Err(Error::Several(failed)) }
 }
 
@@ -188,7 +206,7 @@ fn settings(machine: &mut Machine) -> Result<(), Error> {
     let (settings, problems) = Settings::read();
     machine.settings = settings;
     for problem in &problems {
-        machine.say(problem);
+        machine.complain(problem);
     }
     notices::warn("settings", "InvalidSetting", &problems)?;
     let Settings { token, registries, .. } = &machine.settings;

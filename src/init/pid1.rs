@@ -20,6 +20,7 @@ use crate::phases::{self, Machine};
 use crate::power::{self, Ending};
 use crate::service::{Description, Service};
 use crate::slots::Slots;
+use crate::status::{self, Status};
 use crate::supervisor::State;
 use crate::{Config, clock, host_port, mounts, network, time};
 
@@ -32,10 +33,14 @@ const SIGNALS: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 const TURN_MAX: Duration = Duration::from_secs(10);
+const ACTIVE_CONSOLES: &str = "/sys/class/tty/console/active";
+const BUSYBOX: &str = "/bin/busybox";
 /// The node waits this long for an address, then starts without one.
 const NETWORK_WAIT: Duration = Duration::from_secs(30);
 /// With an address and no idea of the time, it waits this long for a time server.
 const CLOCK_WAIT: Duration = Duration::from_secs(15);
+/// The status is shown when it has changed, and no more often than this.
+const SHOW_STEP: Duration = Duration::from_secs(5);
 /// How often the time is saved: a file of some bytes.
 const SAVE_STEP: Duration = Duration::from_secs(3600);
 const HEALTH_STEP: Duration = Duration::from_secs(2);
@@ -61,6 +66,9 @@ struct Pid1 {
     /// When the network first had an address.
     online: Option<Instant>,
     save_at: Instant,
+    version: String,
+    shown: Status,
+    show_at: Instant,
 }
 
 /// PID 1: brings the machine up, keeps it, takes it down. Never returns.
@@ -83,6 +91,9 @@ pub(crate) fn run(config: Config) -> ! {
         health_at,
         online: None,
         save_at: Instant::now() + SAVE_STEP,
+        version: config.version,
+        shown: Status::default(),
+        show_at: Instant::now(),
     };
     loop {
         let now = Instant::now();
@@ -90,6 +101,7 @@ pub(crate) fn run(config: Config) -> ! {
         pid1.turn(pid1.until_next(now));
         pid1.check_health(Instant::now());
         pid1.save_clock(Instant::now());
+        pid1.show(Instant::now());
         if let Some(ending) = pid1.ending {
             // Returns only when the kernel refuses; then it is asked again.
             pid1.end(ending);
@@ -119,6 +131,7 @@ fn services(config: &Config, machine: &mut Machine) -> Vec<Service> {
         arguments,
         oom_score,
         grace,
+        makes_session: false,
     };
     let role = |role: &str, argument: Option<String>| {
         std::iter::once(role.to_owned()).chain(argument).collect::<Vec<_>>()
@@ -136,6 +149,9 @@ fn services(config: &Config, machine: &mut Machine) -> Vec<Service> {
         let path = settings.kubeconfig.to_string_lossy().into_owned();
         rows.push((describe("host-port", role(host_port::ROLE, Some(path)), 0, CHILD_GRACE), now));
     }
+    if settings.shell {
+        rows.push((shell(), now));
+    }
     let mut services = Vec::new();
     for (description, at) in rows {
         let name = description.name;
@@ -149,6 +165,22 @@ fn services(config: &Config, machine: &mut Machine) -> Vec<Service> {
     services
 }
 
+/// The debug variant's, on the console that was named last.
+fn shell() -> Description {
+    let active = std::fs::read_to_string(ACTIVE_CONSOLES).unwrap_or_default();
+    let terminal = active.split_whitespace().last().unwrap_or("console").to_owned();
+    let arguments = ["getty", "-n", "-l", "/bin/sh", "-L", "115200", &terminal, "vt100"];
+    Description {
+        name: "shell",
+        program: BUSYBOX.into(),
+        called: "busybox",
+        arguments: arguments.map(str::to_owned).into(),
+        oom_score: 0,
+        grace: CHILD_GRACE,
+        makes_session: true,
+    }
+}
+
 impl Pid1 {
     fn say(&mut self, text: &str) {
         self.machine.say(text);
@@ -158,6 +190,32 @@ impl Pid1 {
     fn node_due(&self) -> Option<Instant> {
         let wait = if self.machine.clock_trusted { Duration::ZERO } else { CLOCK_WAIT };
         self.online.map(|since| since + wait)
+    }
+
+    /// Shows what has changed since it was last shown.
+    fn show(&mut self, now: Instant) {
+        if now < self.show_at {
+            return;
+        }
+        self.show_at = now + SHOW_STEP;
+        let components =
+            self.services.iter().map(|service| (service.description.name, service.state()));
+        let status = Status {
+            name: self.machine.settings.hostname.clone(),
+            version: self.version.clone(),
+            slot: slot_name(&self.machine).to_owned(),
+            addresses: status::addresses(),
+            components: components.collect(),
+            last_error: self.machine.last_error.clone(),
+        };
+        if status == self.shown {
+            return;
+        }
+        for line in status.lines() {
+            self.machine.console.say("status", &line);
+        }
+        status.draw();
+        self.shown = status;
     }
 
     fn save_clock(&mut self, now: Instant) {
@@ -222,6 +280,7 @@ impl Pid1 {
         }
         let sources = self.signals.iter().map(AsFd::as_fd);
         let outputs = self.services.iter().map(|service| service.output().as_fd());
+        let sources = sources.chain(self.machine.devices.events());
         let sources = sources.chain(outputs).chain(self.keys.iter().map(AsFd::as_fd));
         let mut fds: Vec<PollFd<'_>> =
             sources.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
@@ -229,6 +288,9 @@ impl Pid1 {
         let limit = limit + Duration::from_millis(1);
         let _ = poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
         self.read_outputs();
+        for failure in self.machine.devices.follow() {
+            self.machine.say(&failure);
+        }
         self.read_keys();
         self.read_signals();
         self.reap();
@@ -303,7 +365,7 @@ impl Pid1 {
         let next = service.supervisor.ended(now);
         let next =
             next.map_or(String::new(), |delay| format!("; next start in {} s", delay.as_secs()));
-        self.say(&format!("{name} {how}{next}"));
+        self.machine.complain(&format!("{name} {how}{next}"));
     }
 
     /// Once the node is healthy, tells the boot loader that this slot is good; gives up a slot on trial in time.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::spool::{Lines, Spool};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{State, Supervisor};
 
 /// A service prints this line when others may build on it.
 pub(crate) const READY: &str = "READY=1";
@@ -28,6 +28,8 @@ pub(crate) struct Description {
     pub(crate) oom_score: i32,
     /// How long it gets to end by itself.
     pub(crate) grace: Duration,
+    /// It opens a terminal and a session by itself, which the leader of a process group cannot.
+    pub(crate) makes_session: bool,
 }
 
 #[derive(Debug)]
@@ -73,8 +75,10 @@ impl Service {
             .env_clear()
             .env("PATH", PATH)
             .env("HOME", "/run")
-            .current_dir("/")
-            .process_group(0);
+            .current_dir("/");
+        if !self.description.makes_session {
+            command.process_group(0);
+        }
         command
             .stdin(Stdio::null())
             .stdout(self.input.try_clone()?)
@@ -85,6 +89,18 @@ impl Service {
         let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), oom_score.to_string());
         self.supervisor.started(pid, now);
         Ok(pid)
+    }
+
+    /// For people.
+    pub(crate) fn state(&self) -> String {
+        let text = match self.supervisor.state() {
+            State::Running { .. } if self.ready => "ready",
+            State::Running { .. } => "running",
+            State::Waiting(_) if self.supervisor.has_failed() => "failed, to be started again",
+            State::Waiting(_) => "waiting",
+            State::Stopped => "stopped",
+        };
+        text.to_owned()
     }
 
     /// Takes what the service has printed: keeps it, and returns it for the console.

@@ -35,6 +35,11 @@ impl Supervisor {
         Supervisor { state: State::Waiting(first_start), failures: 0, stopping: false }
     }
 
+    /// Whether the last run ended by itself.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     pub(crate) fn state(&self) -> State {
         self.state
     }

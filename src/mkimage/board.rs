@@ -136,6 +136,9 @@ pub(crate) struct Modules {
     pub(crate) root: BTreeMap<String, Vec<String>>,
     /// Loaded by PID 1 from the root.
     pub(crate) system: BTreeMap<String, Vec<String>>,
+    /// In the root too, loaded when a device asks for them.
+    #[serde(default)]
+    pub(crate) devices: BTreeMap<String, Vec<String>>,
 }
 
 /// What the boot partition holds besides the slots and what reads them.

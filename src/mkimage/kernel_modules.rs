@@ -63,6 +63,38 @@ impl Index {
     }
 }
 
+/// What PID 1 reads to load modules when their devices come.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Drivers {
+    /// Lines `<pattern> <module>` of depmod's modules.alias.
+    pub(crate) aliases: String,
+    /// Lines `<module> <file> ...` in the order of loading.
+    pub(crate) files: String,
+}
+
+impl Index {
+    /// The tables for these modules, out of the text of modules.alias.
+    pub(crate) fn drivers(&self, wanted: &[String], aliases: &str) -> Result<Drivers> {
+        let mut drivers = Drivers::default();
+        let mut names = BTreeSet::new();
+        for word in wanted {
+            let files = self.order([word], &[])?;
+            let Some(own) = files.last() else { continue };
+            let name = name_of(own);
+            let files: Vec<String> = files.iter().map(|file| image_name(file)).collect();
+            drivers.files += &format!("{name} {}\n", files.join(" "));
+            names.insert(name);
+        }
+        for line in aliases.lines().filter_map(|line| line.strip_prefix("alias ")) {
+            let module = line.rsplit(' ').next().unwrap_or_default().replace('-', "_");
+            if names.contains(&module) {
+                drivers.aliases += &format!("{line}\n");
+            }
+        }
+        Ok(drivers)
+    }
+}
+
 /// `kernel/fs/ext4/ext4.ko.xz` is `ext4`; hyphens and underscores mean the same.
 fn name_of(file: &str) -> String {
     let base = file.trim().rsplit('/').next().unwrap_or_default();
@@ -124,6 +156,17 @@ mod tests {
             order(&["nonsense"], &[]).unwrap_err().to_string(),
             "the kernel has no module \"nonsense\""
         );
+    }
+
+    #[test]
+    fn drivers_are_listed_with_their_devices_and_files() {
+        let index = Index::parse(DEPENDENCIES, "");
+        let aliases =
+            "# Aliases\nalias fs-ext4 ext4\nalias virtio:d00000004v* virtio_rng\nalias x other\n";
+        let wanted = ["virtio_rng", "jbd2", "absent?"].map(str::to_owned);
+        let drivers = index.drivers(&wanted, aliases).unwrap();
+        assert_eq!(drivers.aliases, "virtio:d00000004v* virtio_rng\n");
+        assert_eq!(drivers.files, "virtio_rng virtio-rng.ko\njbd2 crc.ko jbd2.ko\n");
     }
 
     #[test]

@@ -100,9 +100,17 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
     }
     let target = root.join("usr/lib/copepod/modules");
     let modules = parts.sources.modules();
-    for file in parts.order {
+    let index = Index::read(modules)?;
+    let devices = wanted(&parts.board.modules.devices);
+    for file in parts.order.iter().chain(&index.order(&devices, parts.order)?) {
         fs::write(target.join(image_name(file)), content(&modules.join(file))?)?;
     }
+    let aliases = modules.join("modules.alias");
+    let aliases =
+        fs::read_to_string(&aliases).with_context(|| format!("read {}", aliases.display()))?;
+    let drivers = index.drivers(&devices, &aliases)?;
+    fs::write(target.join("aliases"), drivers.aliases)?;
+    fs::write(target.join("files"), drivers.files)?;
     fs::write(target.join("order"), order_text(parts.order))?;
     settle_modes(root)
 }

@@ -18,7 +18,7 @@ const SHARED: &[Row<Raw>] = &[
     ("dns", |raw, field, notes| dns(raw, field, notes)),
     ("ntp", |raw, field, notes| raw.ntp = field.list(values::host, notes)),
     ("registries", |raw, field, notes| raw.registries = registries::read(field, notes).map(Secret)),
-    ("ssh-keys", |raw, field, notes| raw.ssh_keys = field.list(values::ssh_key, notes)),
+    ("ssh-keys", |_, field, notes| field.wrong("is not read: no image has an SSH server", notes)),
     ("args", |raw, field, notes| raw.args = field.list(values::any, notes)),
 ];
 
@@ -28,7 +28,7 @@ const IMAGE: &[Row<Raw>] = &[
     ("host-port", |raw, field, notes| raw.host_port = field.parsed(values::switch, notes)),
     ("health-port", |raw, field, notes| raw.health_port = field.parsed(values::number, notes)),
     ("kubeconfig", |raw, field, notes| raw.kubeconfig = field.text(notes).map(Into::into)),
-    ("debug", |raw, field, notes| raw.debug = field.parsed(values::switch, notes)),
+    ("shell", |raw, field, notes| raw.shell = field.parsed(values::switch, notes)),
 ];
 
 pub(crate) fn parse_owner(text: &str) -> (Raw, Vec<Mistake>) {

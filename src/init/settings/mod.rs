@@ -61,12 +61,11 @@ pub(crate) struct Raw {
     dns: Dns,
     ntp: Vec<String>,
     registries: Option<Secret>,
-    ssh_keys: Vec<String>,
     build_epoch: Option<u64>,
     host_port: Option<bool>,
     health_port: Option<u16>,
     kubeconfig: Option<PathBuf>,
-    debug: Option<bool>,
+    shell: Option<bool>,
     /// Where the keys stand, for what only shows when all is read.
     places: Vec<(String, mistakes::Place)>,
 }
@@ -105,10 +104,10 @@ pub(crate) struct Settings {
     /// Content of the files that the node's arguments name.
     pub(crate) token: Option<Secret>,
     pub(crate) registries: Option<Secret>,
-    /// Keys that may log in; empty but in the debug variant.
-    pub(crate) ssh_keys: Vec<String>,
     /// When the image was built, in seconds since 1970.
     pub(crate) build_epoch: u64,
+    /// Whether the console has a shell; the debug variant's has.
+    pub(crate) shell: bool,
     /// Whether to serve the hypervisor's port, which hands out the kubeconfig.
     pub(crate) host_port: bool,
     /// The node is healthy when it accepts connections here; an agent only has to stay up.
@@ -134,10 +133,10 @@ impl Settings {
     }
 }
 
-/// What is wrong with the text of an owner's file, one line each; `debug` as in the image it is meant for.
-pub(crate) fn check(text: &str, debug: bool) -> Vec<String> {
+/// What is wrong with the text of an owner's file, one line each.
+pub(crate) fn check(text: &str) -> Vec<String> {
     let (owner, mut problems) = parse_owner(text);
-    resolve(Raw { debug: Some(debug), ..Raw::default() }, owner, &mut problems);
+    resolve(Raw::default(), owner, &mut problems);
     mistakes::shown(&problems, OWNER_FILE)
 }
 

@@ -15,7 +15,7 @@ pub(crate) const REGISTRIES_FILE: &str = "/run/copepod/registries.yaml";
 /// The owner's settings before the image's. Adds what is wrong with the owner's as a whole.
 pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Settings {
     let role = owner.role.or(image.role).unwrap_or(Role::Server);
-    let owner = checked(role, image.debug.unwrap_or_default(), owner, mistakes);
+    let owner = checked(role, owner, mistakes);
     let kubeconfig = owner.kubeconfig.clone().or(image.kubeconfig.clone());
     let kubeconfig = kubeconfig.unwrap_or_else(|| Path::new(DATA).join("kubeconfig.yaml"));
     let mut links = if owner.links.is_empty() { image.links.clone() } else { owner.links.clone() };
@@ -55,8 +55,8 @@ pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Se
         ntp: if owner.ntp.is_empty() { image.ntp } else { owner.ntp },
         token,
         registries,
-        ssh_keys: owner.ssh_keys,
         build_epoch: image.build_epoch.unwrap_or_default(),
+        shell: image.shell.unwrap_or_default(),
         host_port: image.host_port.unwrap_or_default(),
         health_port: (role == Role::Server).then_some(health_port),
         kubeconfig,
@@ -64,7 +64,7 @@ pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Se
 }
 
 /// What the keys of the owner's file say together: leaves out what contradicts the rest, and says so.
-fn checked(role: Role, debug: bool, mut owner: Raw, mistakes: &mut Vec<Mistake>) -> Raw {
+fn checked(role: Role, mut owner: Raw, mistakes: &mut Vec<Mistake>) -> Raw {
     let places = std::mem::take(&mut owner.places);
     let mut wrong = |path: &str, text: &str| {
         let place = |key: &str| places.iter().find(|(name, _)| name == key).map(|(_, at)| *at);
@@ -85,10 +85,6 @@ fn checked(role: Role, debug: bool, mut owner: Raw, mistakes: &mut Vec<Mistake>)
     if owner.token.is_some() && given(&owner.args, &["--token", "-t", "--token-file"]) {
         owner.token = None;
         wrong("token", "stands in args too; the one in args holds");
-    }
-    if !debug && !owner.ssh_keys.is_empty() {
-        owner.ssh_keys.clear();
-        wrong("ssh-keys", "is for the debug variant; this image has no way to log in");
     }
     if !owner.links.is_empty() && owner.interface.is_some() {
         wrong("interface", "stands beside network, which holds");

@@ -147,12 +147,3 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     let wrong = || format!("expected a name or an address such as pool.ntp.org, found {text:?}");
     (named || text.parse::<IpAddr>().is_ok()).then(|| text.to_owned()).ok_or_else(wrong)
 }
-
-/// A public key as in authorized_keys.
-pub(crate) fn ssh_key(text: &str) -> Result<String, String> {
-    let known = ["ssh-ed25519 ", "ssh-rsa ", "ecdsa-sha2-", "sk-ssh-ed25519@openssh.com "];
-    let fits =
-        known.iter().any(|kind| text.starts_with(kind)) && !text.chars().any(char::is_control);
-    fits.then(|| text.to_owned())
-        .ok_or_else(|| "expected a public key such as ssh-ed25519 AAAA...".to_owned())
-}

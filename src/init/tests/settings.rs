@@ -104,7 +104,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("token: [secret]", &["f:1:8: token: expected text, found a list"]),
     ("token: two words", &["f:1:8: token: expected one word"]),
     ("token: a\nargs: [--token=b]", &["f:1:1: token: stands in args too"]),
-    ("ssh-keys: ssh-ed25519 AAAA me", &["f:1:1: ssh-keys: is for the debug variant"]),
+    ("ssh-keys: ssh-ed25519 AAAA me", &["f:1:11: ssh-keys: is not read"]),
     ("labels: {'a b': c}", &["f:1:17: labels.a b: a b=c is no label"]),
     ("labels: [room]", &["f:1:10: labels[0]: expected key=value"]),
     ("taints:\n- a=b:Never\n- good:NoSchedule", &["f:2:3: taints[0]: expected key=value:effect"]),
@@ -219,13 +219,10 @@ fn many_mistakes_are_counted() {
 }
 
 #[test]
-fn keys_to_log_in_are_for_the_debug_variant() {
-    let (settings, mistakes) = both("debug: true", "ssh-keys: [ssh-ed25519 AAAA me, nonsense]");
-    assert_eq!(settings.ssh_keys, ["ssh-ed25519 AAAA me"]);
-    assert_eq!(
-        mistakes,
-        ["f:1:33: ssh-keys[1]: expected a public key such as ssh-ed25519 AAAA..."]
-    );
+fn a_shell_is_the_images_to_give() {
+    assert!(both("shell: true", "").0.shell);
+    let (settings, mistakes) = both("", "shell: true");
+    assert!(!settings.shell && mistakes[0].starts_with("f:1:1: shell: is no setting"));
 }
 
 #[test]
