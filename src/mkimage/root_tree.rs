@@ -100,7 +100,7 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
     }
     let target = root.join("usr/lib/copepod/modules");
     let modules = parts.sources.modules();
-    let index = Index::read(modules)?;
+    let index = Index::read(&modules)?;
     let devices = wanted(&parts.board.modules.devices);
     for file in parts.order.iter().chain(&index.order(&devices, parts.order)?) {
         fs::write(target.join(image_name(file)), content(&modules.join(file))?)?;
