@@ -53,7 +53,8 @@ pub(crate) async fn stop_all(ctx: &Arc<Context>, views: &[Arc<View>]) {
     };
     for (turn, limit) in TURNS {
         let mut stops = JoinSet::new();
-        for container in containers.iter().filter(|c| c.state != State::Exited) {
+        // One that was only made has nothing to end; it goes with the machine.
+        for container in containers.iter().filter(|c| c.state == State::Running) {
             let Some((view, name, attempt)) = owner(views, container) else { continue };
             if turn_of(&view.pod, name) == turn {
                 let grace = grace(&view.pod, limit);

@@ -185,6 +185,8 @@ fn mends_damage(life: &mut Life) -> Result<()> {
     let kept = ["get", "configmap", "kept", "-o", "jsonpath={.data.answer}"];
     let kept = life.kubectl.run(&kept)?;
     ensure!(kept == "42", "the ConfigMap says {kept:?}");
+    // Switched off earlier, they would not catch the signal yet and use up their grace.
+    life.wait_for_pods("true true")?;
     life.switch_off()
 }
 
