@@ -133,7 +133,7 @@ pub(crate) fn hashes(mut reader: impl Read, count: usize) -> io::Result<Vec<Hash
 }
 
 /// Reads until the buffer is full or the reader has no more.
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match reader.read(rest) {

@@ -32,7 +32,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use blocks::{BLOCK_LEN, INDEX, index_of};
+pub use blocks::{BLOCK_LEN, INDEX, fill, index_of};
 pub use board::{BootFacts, Release};
 pub use boot_partition::BootPartition;
 pub use bundle::{Bundle, encode_head};
