@@ -28,6 +28,7 @@ mod phases;
 mod pid1;
 mod power;
 mod preload;
+mod probation;
 mod service;
 mod settings;
 mod slots;

@@ -253,11 +253,12 @@ impl Pid1 {
                 }
                 Err(error) => {
                     let delay = service.supervisor.ended(now).unwrap_or_default();
-                    let text = format!(
-                        "{name} cannot be started: {error}; next try in {} s",
-                        delay.as_secs()
-                    );
+                    let how = format!("cannot be started: {error}");
+                    let text = format!("{name} {how}; next try in {} s", delay.as_secs());
                     self.machine.console.say("init", &text);
+                    if name == "node" {
+                        self.slots.node_ended(&how);
+                    }
                 }
             }
         }
@@ -375,7 +376,7 @@ impl Pid1 {
         }
         self.health_at = now + HEALTH_STEP;
         let is_up = self.is_healthy(now);
-        for text in self.slots.look(is_up, now) {
+        if let Some(text) = self.slots.look(is_up, now) {
             self.say(&text);
         }
         if self.slots.is_given_up() {

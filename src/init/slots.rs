@@ -1,7 +1,8 @@
 //! Which slot runs, whether it is good, and what became of the update that wrote it.
 //!
 //! An ordinary start is confirmed once the node is up. One that is the trial of an update is confirmed when the node says
-//! that everything is as before, and given up when it has not said so in time; the reason goes into the journal.
+//! that everything is as before, and given up when it has not said so in time or ends again and again; the reason goes into
+//! the journal.
 
 use std::ffi::CStr;
 use std::path::Path;
@@ -17,6 +18,7 @@ use ota::{
 use crate::Error;
 use crate::boot_disk;
 use crate::phases::{BOOT, DATA, Machine};
+use crate::probation::{Decision, Seen, decide};
 use crate::time::pause;
 
 const FOLDER: &str = "upgrade";
@@ -37,7 +39,13 @@ pub(crate) struct Slots {
 
 struct Trial {
     update: Update,
-    deadline: Instant,
+    since: Instant,
+}
+
+impl Trial {
+    fn within(&self) -> Duration {
+        Duration::from_secs(self.update.healthy_within.into())
+    }
 }
 
 impl Slots {
@@ -90,9 +98,9 @@ impl Slots {
                 return Ok(armed.ok().map(|(word, _)| word));
             }
             BootStep::Trial(update) => {
-                let within = Duration::from_secs(update.healthy_within.into());
-                say(format!("slot {running} with {} is on trial for {within:?}", update.version));
-                self.trial = Some(Trial { update, deadline: Instant::now() + within });
+                let Update { version, healthy_within, .. } = &update;
+                say(format!("slot {running} with {version} is on trial for {healthy_within} s"));
+                self.trial = Some(Trial { update, since: Instant::now() });
             }
             BootStep::Leave(update) => {
                 say(format!("slot {running} with {} was given up", update.version));
@@ -129,26 +137,29 @@ impl Slots {
     }
 
     /// Confirms the slot or gives it up; what to say about it.
-    pub(crate) fn look(&mut self, is_up: bool, now: Instant) -> Vec<String> {
-        let Some(slot) = self.facts.as_ref().map(|facts| facts.slot) else { return Vec::new() };
-        let result = match &self.trial {
-            None if is_up => self.confirm(slot),
-            None => return Vec::new(),
-            Some(trial) => {
-                let health = Health::read(Path::new(Places::HEALTH));
-                if is_up && health.as_ref().is_some_and(|health| health.healthy) {
-                    self.commit(slot)
-                } else if now >= trial.deadline {
-                    self.give_up(slot, health)
-                } else {
-                    return Vec::new();
-                }
-            }
+    pub(crate) fn look(&mut self, is_up: bool, now: Instant) -> Option<String> {
+        let slot = self.facts.as_ref()?.slot;
+        let result = match self.decide(is_up, now) {
+            Decision::Wait => return None,
+            Decision::Commit => self.commit(slot),
+            Decision::GiveUp(why) => self.give_up(slot, &why),
         };
-        match result {
-            Ok(text) => vec![text],
-            Err(error) => vec![format!("slot {slot}: {error}")],
-        }
+        Some(result.unwrap_or_else(|error| format!("slot {slot}: {error}")))
+    }
+
+    /// A start that is no trial is good as soon as the node is up.
+    fn decide(&self, is_up: bool, now: Instant) -> Decision {
+        let Some(trial) = &self.trial else {
+            return if is_up { Decision::Commit } else { Decision::Wait };
+        };
+        let seen = Seen {
+            is_up,
+            health: Health::read(Path::new(Places::HEALTH)),
+            ends: self.node_ends,
+            last_end: self.last_end.clone(),
+            lasted: now.saturating_duration_since(trial.since),
+        };
+        decide(&seen, trial.within())
     }
 
     fn confirm(&mut self, slot: Slot) -> Result<String, Error> {
@@ -171,22 +182,10 @@ impl Slots {
         Ok(format!("slot {slot} started healthily, {} is committed", update.version))
     }
 
-    fn give_up(&mut self, slot: Slot, health: Option<Health>) -> Result<String, Error> {
+    fn give_up(&mut self, slot: Slot, why: &str) -> Result<String, Error> {
         let Some(trial) = &self.trial else { return Ok(String::new()) };
         let update = trial.update.clone();
-        let why = match (self.node_ends, health) {
-            (0, Some(health)) => health.missing(),
-            (0, None) => "the node said nothing of its health".to_owned(),
-            (count, health) => {
-                let text = format!("the node ended {count} times, it {}", self.last_end);
-                let missing = health.map(|health| health.missing()).filter(|text| !text.is_empty());
-                missing.map_or(text.clone(), |missing| format!("{text}; {missing}"))
-            }
-        };
-        let reason = format!(
-            "{} in slot {slot} was not healthy within {} s: {why}",
-            update.version, update.healthy_within
-        );
+        let reason = format!("{} in slot {slot} {why}", update.version);
         // Restart whatever comes: a slot that is not confirmed runs out of starts by itself.
         self.given_up = true;
         let mut journal = Journal::read(&folder())?;

@@ -2,4 +2,5 @@
 
 mod dhcp;
 mod machine;
+mod probation;
 mod settings;
