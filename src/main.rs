@@ -16,6 +16,7 @@ mod server;
 mod token_command;
 mod upgrade_command;
 mod upgrade_health;
+mod upgrade_socket;
 mod upgrade_source;
 mod upgrade_status;
 mod upgrades;

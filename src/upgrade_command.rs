@@ -13,8 +13,9 @@ use tokio::time::Instant;
 
 use crate::cli;
 use crate::token_command::connect;
+use crate::upgrade_socket::Request;
 use crate::upgrade_status::{DOWNGRADE, Phase, REQUEST, STATUS, Status};
-use crate::upgrades::{Request, SOCKET};
+use crate::upgrades::SOCKET;
 
 /// Between two looks at a node of the cluster; the API server is away while it restarts, so there is no watch.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use client::{Backoff, Cache, Client, ListParams, Patch};
 use k8s_openapi::api::core::v1::Node;
 use nix::sys::signal::{Signal, kill};
@@ -18,16 +18,15 @@ use nix::unistd::Pid;
 use ota::{BootFacts, Health, Journal, Loader, Places, Progress, State, Update};
 use runtime::client::FdStream;
 use runtime::image::Registries;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::upgrade_socket::{Asked, Request, Told, listen};
 use crate::upgrade_status::{DOWNGRADE, Phase, REQUEST, STATUS, Status};
 use crate::{upgrade_health, upgrade_source};
 
@@ -37,7 +36,6 @@ const FOLDER: &str = "/run/copepod";
 const NOTICE: &str = "/run/copepod/notices/update.json";
 /// Requests that wait; a second one is refused anyway.
 const REQUESTS_MAX: usize = 4;
-const REQUEST_BYTES_MAX: u64 = 16 * 1024;
 /// Progress is told in steps of this many percent: each is a write of the Node object.
 const PERCENT_STEP: u8 = 5;
 const HEALTH_EVERY: Duration = Duration::from_secs(3);
@@ -48,24 +46,12 @@ const RETRY_MAX: Duration = Duration::from_secs(20);
 /// How long a restart waits for the API server to hear of it.
 const TELL_MAX: Duration = Duration::from_secs(20);
 
-/// What an update is asked with.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct Request {
-    pub(crate) source: String,
-    #[serde(default)]
-    pub(crate) allow_downgrade: bool,
-}
-
 /// What the node hands over.
 pub(crate) struct Settings {
     pub(crate) client: Client,
     pub(crate) node_name: String,
     pub(crate) registries: Arc<Registries>,
 }
-
-/// A status, and whether it came about since the start of the machine.
-type Told = Option<(Status, bool)>;
 
 struct Upgrades {
     settings: Arc<Settings>,
@@ -75,6 +61,8 @@ struct Upgrades {
     work: Option<Work>,
     /// A request that was worked on; its annotation is to go.
     finished: Option<String>,
+    /// The node's revision without that annotation: what is older still shows it.
+    taken_away: u64,
 }
 
 struct Work {
@@ -108,14 +96,15 @@ impl Upgrades {
         let finished = journal.last.filter(|_| facts.settled).map(|outcome| outcome.source);
         let told = watch::Sender::new(status.map(|status| (status, facts.settled || facts.trial)));
         let settings = Arc::new(settings);
-        Ok(Some(Upgrades { settings, facts, places, told, work: None, finished }))
+        Ok(Some(Upgrades { settings, facts, places, told, work: None, finished, taken_away: 0 }))
     }
 
     async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         let (sender, mut requests) = mpsc::channel(REQUESTS_MAX);
         let mut side = tokio::task::JoinSet::new();
         side.spawn(tell(self.settings.clone(), self.told.subscribe()));
-        side.spawn(listen(sender, self.told.clone()));
+        let told = self.told.clone();
+        side.spawn(async move { listen(Path::new(SOCKET), sender, told).await });
         if self.facts.trial {
             let journal = Journal::read(&self.places.upgrade()).unwrap_or_default();
             if let Some(update) = journal.state.update() {
@@ -132,7 +121,7 @@ impl Upgrades {
             tokio::select! {
                 () = stop(&mut stopped) => break,
                 _ = changes.next() => {}
-                Some(request) = requests.recv() => self.begin(request),
+                Some(asked) = requests.recv() => self.asked(asked),
                 ended = ended(&mut self.work) => self.ended(ended).await,
                 () = changed(&mut folder) => self.look_at_facts(),
             }
@@ -162,6 +151,9 @@ impl Upgrades {
 
     /// Takes the request of the node's annotation.
     async fn follow(&mut self, node: &Node) {
+        if client::revision_of(node) < self.taken_away {
+            return;
+        }
         let empty = BTreeMap::new();
         let annotations = node.metadata.annotations.as_ref().unwrap_or(&empty);
         let Some(source) = annotations.get(REQUEST) else {
@@ -173,6 +165,18 @@ impl Upgrades {
         } else if self.work.is_none() {
             let allow_downgrade = annotations.get(DOWNGRADE).is_some_and(|text| text == "true");
             self.begin(Request { source: source.clone(), allow_downgrade });
+        }
+    }
+
+    /// Takes the request of the local socket.
+    fn asked(&mut self, asked: Asked) {
+        match &self.work {
+            // Whoever asked may be gone.
+            Some(work) => {
+                let text = format!("the update from {} is being worked on", work.request.source);
+                drop(asked.refuse.send(text));
+            }
+            None => self.begin(asked.request),
         }
     }
 
@@ -248,7 +252,10 @@ impl Upgrades {
             annotations[STATUS] = json!(serde_json::to_string(&status).unwrap_or_default());
         }
         match annotate(&self.settings, annotations).await {
-            Ok(()) => self.finished = None,
+            Ok(node) => {
+                self.finished = None;
+                self.taken_away = client::revision_of(&node);
+            }
             Err(error) => warn!(%error, "annotation {REQUEST} not removed"),
         }
     }
@@ -258,9 +265,9 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
-async fn annotate(settings: &Settings, annotations: serde_json::Value) -> client::Result<()> {
+async fn annotate(settings: &Settings, annotations: serde_json::Value) -> client::Result<Node> {
     let patch = Patch::Merge(json!({ "metadata": { "annotations": annotations } }));
-    settings.client.patch::<Node>("", &settings.node_name, &patch).await.map(drop)
+    settings.client.patch::<Node>("", &settings.node_name, &patch).await
 }
 
 /// The result of the work under way; never, if there is none.
@@ -366,9 +373,7 @@ async fn tell(settings: Arc<Settings>, mut told: watch::Receiver<Told>) {
                     warn!("{NOTICE}: {error:#}");
                 }
             }
-            let text = serde_json::to_string(&status).unwrap_or_default();
-            // What is not news the annotation says already.
-            if is_news && annotate(&settings, json!({ STATUS: text })).await.is_err() {
+            if show(&settings, &status, is_news).await.is_err() {
                 tokio::select! {
                     () = tokio::time::sleep(backoff.failed_with_jitter()) => continue,
                     _ = told.changed() => continue,
@@ -380,6 +385,20 @@ async fn tell(settings: Arc<Settings>, mut told: watch::Receiver<Told>) {
             return;
         }
     }
+}
+
+/// Writes the annotation. What is not news it says already, unless the power went before it did.
+async fn show(settings: &Settings, status: &Status, is_news: bool) -> client::Result<()> {
+    if !is_news {
+        let node = settings.client.get::<Node>("", &settings.node_name).await?;
+        let shown = node.metadata.annotations.unwrap_or_default().remove(STATUS);
+        let shown = shown.and_then(|text| serde_json::from_str::<Status>(&text).ok());
+        if shown.is_none_or(|shown| shown.phase.is_end()) {
+            return Ok(());
+        }
+    }
+    let text = serde_json::to_string(status).unwrap_or_default();
+    annotate(settings, json!({ STATUS: text })).await.map(drop)
 }
 
 fn write_notice(status: &Status, is_news: bool) -> Result<()> {
@@ -416,67 +435,6 @@ async fn judge(settings: Arc<Settings>, update: Update) {
                 continue;
             }
             told = Some(health);
-        }
-    }
-}
-
-/// Serves the machine's own `copepod upgrade`.
-async fn listen(requests: mpsc::Sender<Request>, told: watch::Sender<Told>) {
-    let listener = match bind() {
-        Ok(listener) => listener,
-        Err(error) => {
-            warn!("{error:#}");
-            return;
-        }
-    };
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < REQUESTS_MAX => {
-                    connections.spawn(serve(stream, requests.clone(), told.subscribe()));
-                }
-                Ok(_) => {}
-                Err(error) => { warn!(%error, "{SOCKET}"); return; }
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-fn bind() -> Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
-    match std::fs::remove_file(SOCKET) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).context(SOCKET);
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(SOCKET).context(SOCKET)?;
-    std::fs::set_permissions(SOCKET, std::fs::Permissions::from_mode(0o600)).context(SOCKET)?;
-    Ok(listener)
-}
-
-/// One line with a request in, lines of statuses out.
-async fn serve(
-    stream: UnixStream,
-    requests: mpsc::Sender<Request>,
-    mut told: watch::Receiver<Told>,
-) {
-    let (reader, mut writer) = stream.into_split();
-    let mut line = String::new();
-    let read = BufReader::new(reader.take(REQUEST_BYTES_MAX)).read_line(&mut line).await;
-    let Ok(request) = serde_json::from_str::<Request>(&line) else { return };
-    told.mark_unchanged();
-    if read.is_err() || requests.send(request).await.is_err() {
-        return;
-    }
-    while told.changed().await.is_ok() {
-        let Some((status, _)) = told.borrow_and_update().clone() else { continue };
-        let mut text = serde_json::to_string(&status).unwrap_or_default();
-        text.push('\n');
-        if writer.write_all(text.as_bytes()).await.is_err() || status.phase.is_end() {
-            return;
         }
     }
 }
