@@ -14,7 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("controllers", &["api", "client"]),
     ("disk", &[]),
     ("init", &["api", "disk", "ota", "sys"]),
-    ("mkimage", &["disk", "init", "ota"]),
+    ("mkimage", &["disk", "init", "ota", "sys"]),
     ("network", &["api", "client", "sys"]),
     ("ota", &["disk", "sys"]),
     ("pki", &[]),

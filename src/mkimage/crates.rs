@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::tools::run;
+use crate::tools::{self, run};
 
 /// cross/build.sh's name of an architecture, and the target it builds.
 const TARGETS: [(&str, &str); 3] = [
@@ -113,7 +113,7 @@ pub(crate) fn linked(root: &Path, cross: &str) -> Result<Vec<Crate>> {
 }
 
 fn cargo(root: &Path, command: &str) -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = tools::program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .arg(command)
         .args(["--quiet", "--locked", "--manifest-path"])

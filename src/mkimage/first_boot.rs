@@ -81,8 +81,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let dir = args.place.dir();
     let place = Place::new(&dir, "first-boot")?;
     place.prepare(&board, true)?;
-    let card = File::options().write(true).open(&place.disk)?;
-    card.set_len(card.metadata()?.len() + MORE_BYTES)?;
+    place.enlarge(MORE_BYTES)?;
     owner::replace(&place.disk, SETTINGS)?;
     let kubeconfig = dir.join("first-boot/kubeconfig.yaml");
     let kubectl = Kubectl::new(&args.kubectl.program(), &kubeconfig);

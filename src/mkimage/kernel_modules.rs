@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -114,7 +113,7 @@ pub(crate) fn content(path: &Path) -> Result<Vec<u8>> {
         Some("zst") => "zstd",
         _ => return fs::read(path).with_context(|| format!("read {}", path.display())),
     };
-    let mut command = Command::new(tools::find(tool).unwrap_or_else(|| tool.into()));
+    let mut command = tools::program(tools::find(tool).unwrap_or_else(|| tool.into()));
     let output = command.arg("-dc").arg(path).output().with_context(|| format!("start {tool}"))?;
     if !output.status.success() {
         bail!("{tool} cannot unpack {}", path.display());

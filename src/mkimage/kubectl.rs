@@ -1,14 +1,17 @@
 //! The stock kubectl, pointed at the board.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::tools::program;
+
 const REQUEST_LIMIT: &str = "--request-timeout=20s";
 const STEP: Duration = Duration::from_millis(500);
 
+#[derive(Clone)]
 pub(crate) struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
@@ -19,20 +22,18 @@ impl Kubectl {
         Kubectl { program: program.to_owned(), kubeconfig: kubeconfig.to_owned() }
     }
 
-    fn output(&self, args: &[&str]) -> Result<Output> {
-        let mut command = Command::new(&self.program);
+    /// The command, without input.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = program(&self.program);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).arg(REQUEST_LIMIT).args(args);
+        command.stdin(Stdio::null());
         command
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
-            .arg(REQUEST_LIMIT)
-            .args(args)
-            .stdin(Stdio::null());
-        command.output().with_context(|| format!("start {}", self.program.display()))
     }
 
     /// What the command printed; its failure is ours.
     pub(crate) fn run(&self, args: &[&str]) -> Result<String> {
-        let output = self.output(args)?;
+        let output = self.command(args).output();
+        let output = output.with_context(|| format!("start {}", self.program.display()))?;
         let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "kubectl {}: {} {}", args.join(" "), text, error.trim());

@@ -58,6 +58,8 @@ pub(crate) struct Place {
     pub(crate) board_dir: PathBuf,
     /// What the board's clock shows at its start; the host's time when none.
     pub(crate) clock: Option<String>,
+    /// The socket at which the disk is served, where it is not QEMU that writes it.
+    pub(crate) served: Option<PathBuf>,
 }
 
 impl Place {
@@ -70,6 +72,7 @@ impl Place {
             log: dir.join("console.log"),
             board_dir: board_dir.to_owned(),
             clock: None,
+            served: None,
         })
     }
 
@@ -104,6 +107,12 @@ impl Place {
             Some(qemu) if !qemu.arguments.is_empty() => self.add_arguments(&qemu.arguments),
             _ => Ok(()),
         }
+    }
+
+    /// Puts the disk on a card that is larger by this many bytes.
+    pub(crate) fn enlarge(&self, bytes: u64) -> Result<()> {
+        let card = File::options().write(true).open(&self.disk)?;
+        Ok(card.set_len(card.metadata()?.len() + bytes)?)
     }
 
     /// Adds to the kernel's arguments of slot a.
@@ -238,16 +247,7 @@ impl Machine {
                 None => self.ask_kubeconfig(&mut port),
             };
             match answer {
-                Ok(Some(text)) => {
-                    let _ = fs::remove_file(target);
-                    let mut options = fs::OpenOptions::new();
-                    std::os::unix::fs::OpenOptionsExt::mode(
-                        options.write(true).create_new(true),
-                        0o600,
-                    );
-                    options.open(target)?.write_all(for_host(&text, self.forward).as_bytes())?;
-                    return Ok(());
-                }
+                Ok(Some(text)) => return self.store_kubeconfig(&text, target),
                 Ok(None) => {}
                 // Not up yet, or it lost a line: ask anew over a new connection.
                 Err(_) => port = None,
@@ -259,6 +259,32 @@ impl Machine {
             );
             pause(STEP * 2);
         }
+    }
+
+    /// Asks once for the kubeconfig; whether it has come and is stored.
+    pub(crate) fn has_kubeconfig(&mut self, target: &Path) -> Result<bool> {
+        let answer = match &self.data {
+            Some(data) => data.kubeconfig(),
+            None => self.ask_kubeconfig(&mut None),
+        };
+        match answer {
+            Ok(Some(text)) => self.store_kubeconfig(&text, target).map(|()| true),
+            // It may not be up yet.
+            Ok(None) | Err(_) => Ok(false),
+        }
+    }
+
+    fn store_kubeconfig(&self, text: &str, target: &Path) -> Result<()> {
+        let _ = fs::remove_file(target);
+        let mut options = fs::OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), 0o600);
+        Ok(options.open(target)?.write_all(for_host(text, self.forward).as_bytes())?)
+    }
+
+    /// Whether a line the console has shown contains `text`; that one and those before it do not count again.
+    pub(crate) fn has_shown(&mut self, text: &str) -> Result<bool> {
+        self.console.follow()?;
+        Ok(self.console.search(text).is_some())
     }
 
     /// Lines the console has shown so far are not found any more.
@@ -358,7 +384,7 @@ fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> 
     let socket = |name: &str| {
         format!("socket,id={name},path={},server=on,wait=off", sockets.join(name).display())
     };
-    let mut command = Command::new(&qemu.program);
+    let mut command = tools::program(&qemu.program);
     command.args(["-nodefaults", "-display", "none", "-machine", &qemu.machine]);
     command.args(["-smp", &qemu.cpus.to_string(), "-m", &qemu.memory_mib.to_string()]);
     for (option, value) in [("-cpu", &qemu.cpu), ("-accel", &qemu.accel)] {
@@ -369,7 +395,11 @@ fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> 
         Drive::Named => "none,id=disk",
         Drive::Card => "sd",
     };
-    let drive = format!("if={interface},format=raw,file={}", place.disk.display());
+    let file = match &place.served {
+        Some(socket) => format!("nbd+unix:///?socket={}", socket.display()),
+        None => place.disk.display().to_string(),
+    };
+    let drive = format!("if={interface},format=raw,file={file}");
     command.arg("-drive").arg(drive);
     if let Some(clock) = &place.clock {
         command.arg("-rtc").arg(format!("base={clock}"));

@@ -18,6 +18,7 @@ mod bundle;
 mod card;
 mod cpio;
 mod crates;
+mod cut_disk;
 mod data_partition;
 mod disks;
 mod first_boot;
@@ -30,12 +31,14 @@ mod lock;
 mod machine;
 mod memory;
 mod moved_uboot;
+mod ota_board;
 mod ota_trial;
 mod owner;
 mod packages;
 mod packed;
 mod pair;
 mod progress;
+mod random;
 mod recipe;
 mod release;
 mod reproduce;
@@ -44,11 +47,13 @@ mod sbom;
 mod served;
 mod show;
 mod slot_files;
+mod soak;
 mod sources;
 mod switch;
 mod tools;
 mod trial;
 mod variants;
+mod writer;
 
 #[derive(Parser)]
 #[command(about = "Builds, runs and tests board images")]
@@ -75,6 +80,8 @@ enum Command {
     Bundle(bundle::BundleArgs),
     /// Test updates on an emulated board: good, refused, broken and interrupted ones.
     TestOta(ota_trial::OtaArgs),
+    /// Cut the power at random points of first starts and of updates.
+    SoakBoard(soak::SoakArgs),
     /// Show an update that is committed and one that falls back.
     DemoOta(ota_trial::OtaArgs),
     /// Write an image to a card and read it back; without --dev, list the cards.
@@ -218,6 +225,7 @@ fn work(command: Command) -> Result<()> {
         Command::TestPair(args) => pair::run(&args),
         Command::Bundle(args) => bundle::build(&args),
         Command::TestOta(args) => ota_trial::test(&args),
+        Command::SoakBoard(args) => soak::run(&args),
         Command::DemoOta(args) => ota_trial::demo(&args),
         Command::Flash(args) => flash::run(&args),
         Command::Budget(args) => budget::check(&args),

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +17,7 @@ use crate::sbom;
 use crate::show::{mib, step};
 use crate::slot_files::SlotFiles;
 use crate::sources::Sources;
-use crate::tools::{self, run, tool};
+use crate::tools::{self, program, run, tool};
 use crate::{archive, boot_files, owner, release, root_tree};
 
 /// Builds our programs for an architecture and leaves them in the folder below.
@@ -144,7 +143,7 @@ pub(crate) fn programs(args: &ImageArgs, board: &Board) -> Result<Programs> {
 /// Builds the programs from the sources at `root`.
 pub(crate) fn cross_build(root: &Path, board: &Board) -> Result<Programs> {
     println!("==> build copepod for {}", board.cross);
-    let status = Command::new(root.join(CROSS))
+    let status = program(root.join(CROSS))
         .arg(&board.cross)
         .status()
         .with_context(|| format!("start {CROSS}"))?;

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use disk::layout;
@@ -15,7 +14,7 @@ use crate::board::Board;
 use crate::card::CHUNK_LEN;
 use crate::recipe::{self, Programs, image_path};
 use crate::show::{mib, seconds, step};
-use crate::tools::{run, tool};
+use crate::tools::{program, run, tool};
 use crate::{ImageArgs, ReproduceArgs, sbom};
 
 /// Where the second image and the second programs are made; below the first ones' place.
@@ -59,7 +58,7 @@ fn again(image: &ImageArgs, programs: &Programs) -> Result<PathBuf> {
     share_packages(&image.place.out.join("debian"), &out.join("debian"))?;
     let began = std::time::Instant::now();
     println!("==> build the image a second time, in {}", out.display());
-    let mut command = Command::new("sh");
+    let mut command = program("sh");
     command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(std::env::current_exe()?);
     command.args(["image", "--board", &image.place.board]);
     command.arg("--root").arg(&image.place.root).arg("--out").arg(&out);

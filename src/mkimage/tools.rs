@@ -48,9 +48,18 @@ pub(crate) fn check(tools: &[(&str, &str)]) -> Result<()> {
     )
 }
 
+/// A program that ends when this one does, however that comes, and has none of its descriptors.
+///
+/// It is killed when the thread that starts it ends.
+pub(crate) fn program(path: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(path);
+    sys::spawn::tie_to_caller(&mut command);
+    command
+}
+
 /// A command for a tool, with the date that makes its output reproducible.
 pub(crate) fn tool(name: &str, epoch: u64) -> Command {
-    let mut command = Command::new(find(name).unwrap_or_else(|| PathBuf::from(name)));
+    let mut command = program(find(name).unwrap_or_else(|| PathBuf::from(name)));
     command
         .env("SOURCE_DATE_EPOCH", epoch.to_string())
         .env("E2FSPROGS_FAKE_TIME", epoch.to_string());

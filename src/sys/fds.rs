@@ -83,16 +83,21 @@ pub(crate) fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     let mut first = 3u32;
     for fd in kept {
         if fd > first {
-            close_range(first, fd - 1)?;
+            close_range(first, fd - 1, 0)?;
         }
         first = fd + 1;
     }
-    close_range(first, u32::MAX)
+    close_range(first, u32::MAX, 0)
 }
 
-fn close_range(first: u32, last: u32) -> io::Result<()> {
+/// Makes every descriptor from `first` on close when the process executes a program.
+pub(crate) fn close_at_exec(first: u32) -> io::Result<()> {
+    close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: u32, last: u32, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: closing descriptors touches no memory; see `close_all_but` for who may call it.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

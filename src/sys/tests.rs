@@ -159,3 +159,22 @@ fn other_descriptors_are_closed_and_states_set() {
     assert_eq!((bytes, fds.len()), (0, 0));
     assert!(crate::fds::send(left.as_fd(), b"x", &[]).is_err(), "an error, not a signal");
 }
+
+#[test]
+fn a_tied_program_has_no_descriptors_and_ends_with_its_caller() {
+    use std::process::{Command, Stdio};
+    let inherited = crate::fds::memory_file("inherited", b"").unwrap();
+    let path = format!("/proc/self/fd/{}", inherited.as_raw_fd());
+    let mut command = Command::new("test");
+    command.args(["-e", &path]);
+    assert!(command.status().unwrap().success(), "an ordinary program has it");
+    assert!(!crate::spawn::tie_to_caller(&mut command).status().unwrap().success());
+
+    let caller = std::thread::spawn(|| {
+        let mut command = Command::new("sleep");
+        command.arg("1000000").stdin(Stdio::null());
+        crate::spawn::tie_to_caller(&mut command).spawn().unwrap()
+    });
+    let status = caller.join().unwrap().wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
+}
