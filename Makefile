@@ -13,7 +13,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-ota soak-ota demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
+.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -76,8 +76,8 @@ reproduce: setup ## Make BOARD's image twice and compare (PROGRAMS=1: the progra
 test-ota: image ## Test updates of BOARD in QEMU: good, refused, broken, interrupted
 	$(MKIMAGE) test-ota --board $(BOARD)
 
-soak-ota: image ## Cut the power CUTS=20 times while an update is written, from SEED=1
-	$(MKIMAGE) test-ota --board $(BOARD) --cuts-only --cuts $(or $(CUTS),20) --seed $(or $(SEED),1)
+soak-board: image ## Cut the power in CUTS=20 first starts and in as many updates of BOARD, at random points from SEED=1
+	$(MKIMAGE) soak-board --board $(BOARD) --first-boots $(or $(CUTS),20) --updates $(or $(CUTS),20) --seed $(or $(SEED),1)
 
 demo-ota: image ## An update that is committed, then one that falls back, and why
 	$(MKIMAGE) demo-ota --board $(BOARD)
