@@ -14,3 +14,4 @@ mod rbac;
 mod registry;
 mod restart;
 mod tidy;
+mod upgrade;

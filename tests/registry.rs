@@ -5,21 +5,28 @@ use std::process::{Child, Stdio};
 
 use testkit::Machine;
 
+/// Where [`registry`] listens.
+pub(crate) const REGISTRY: &str = "127.0.0.1:5000";
 const IMAGE: &str = "127.0.0.1:5000/tools/box:v1";
 
-/// A registry that holds [`IMAGE`].
-fn filled_registry(m: &Machine) -> Child {
+/// An empty registry; it may not listen yet.
+pub(crate) fn registry(m: &Machine) -> Child {
     let (config, storage) = (m.path("registry.yml"), m.path("registry"));
     fs::create_dir(&storage).expect("folder");
     let text = format!(
-        "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nhttp: {{addr: 127.0.0.1:5000}}\n\
+        "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nhttp: {{addr: {REGISTRY}}}\n\
          storage: {{filesystem: {{rootdirectory: {}}}}}\n",
         storage.display()
     );
     fs::write(&config, text).expect("file");
     let mut registry = m.enter(&["--net", "--pid"]);
     registry.arg("docker-registry").arg("serve").arg(&config).stderr(Stdio::null());
-    let registry = registry.spawn().expect("docker-registry");
+    registry.spawn().expect("docker-registry")
+}
+
+/// A registry that holds [`IMAGE`].
+fn filled_registry(m: &Machine) -> Child {
+    let registry = registry(m);
     let archive = m.path("data/agent/images/busybox.tar");
     let archive = format!("docker-archive:{}:docker.io/library/busybox:1.0", archive.display());
     let policy = m.path("policy.json");

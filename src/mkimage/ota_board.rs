@@ -106,6 +106,7 @@ impl OtaBoard {
         self.machine = None;
         self.place.prepare(&self.board, true)?;
         self.place.enlarge(MORE_BYTES)?;
+        let _ = fs::remove_file(&self.kubeconfig);
         (self.slot, self.kept) = (Slot::A, Objects::new());
         Ok(())
     }
@@ -124,10 +125,20 @@ impl OtaBoard {
 
     /// Switches the board on and waits for the Ready node.
     pub(crate) fn boot(&mut self) -> Result<()> {
+        let authority_before = self.authority();
         self.switch_on()?;
         let machine = self.machine.as_mut().context("the board does not run")?;
         machine.kubeconfig(&self.kubeconfig, BOOT_LIMIT)?;
-        wait_until_ready(&self.kubectl, machine)
+        wait_until_ready(&self.kubectl, machine)?;
+        let same = authority_before.is_none() || authority_before == self.authority();
+        ensure!(same, "the board has lost the authority of a kubeconfig that it gave out");
+        Ok(())
+    }
+
+    /// The authority in the kubeconfig that the board gave out last.
+    fn authority(&self) -> Option<String> {
+        let text = fs::read_to_string(&self.kubeconfig).ok()?;
+        text.lines().find(|line| line.contains("certificate-authority-data")).map(str::to_owned)
     }
 
     /// The first start, with a pod and an object.
