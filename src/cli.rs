@@ -97,6 +97,10 @@ pub(crate) struct Server {
     /// How packets reach pods on other nodes: vxlan, host-gw or none
     #[arg(long, default_value = "vxlan")]
     pub(crate) flannel_backend: String,
+    /// Manifest (file name without ending) or folder in DATA-DIR/server/manifests whose objects are deleted instead of applied;
+    /// names of parts that K3s packages may stand here without effect
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) disable: Vec<String>,
     /// Do not program the addresses of Services on any node
     #[arg(long)]
     pub(crate) disable_kube_proxy: bool,

@@ -121,6 +121,7 @@ async fn serve(settings: Settings) -> Result<()> {
     parts.add("API server", serving.serve(listener, tls, stopped.clone()));
     parts.add("supervisor", cluster::upkeep(own, stopped.clone()));
     start_controllers(&api, controllers_config(&settings, &pki)?, &mut parts, &stopped);
+    parts.add("manifests", manifests::run(manifests_config(&settings, &api), stopped.clone()));
     info!(address = %listen, elapsed = ?begin.elapsed(), "API server is ready");
 
     let node = start_node(&settings, &api, &dialer, &mut parts, &stopped).await?;
@@ -257,6 +258,14 @@ fn controllers_config(settings: &Settings, pki: &pki::ServerPki) -> Result<contr
         config.set(argument).context("--kube-controller-manager-arg")?;
     }
     Ok(config)
+}
+
+fn manifests_config(settings: &Settings, api: &Arc<ApiServer>) -> manifests::Config {
+    manifests::Config {
+        client: client_as(api, "system:copepod:deploy", &["system:masters"]),
+        folder: settings.flags.data_dir.join("server/manifests"),
+        disabled: settings.flags.disable.clone(),
+    }
 }
 
 /// Writes the administrator's kubeconfig.

@@ -4,6 +4,7 @@
 mod input;
 mod join;
 mod lab;
+mod manifests;
 mod network;
 mod node;
 mod nodes;

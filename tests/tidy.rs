@@ -14,6 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("controllers", &["api", "client"]),
     ("disk", &[]),
     ("init", &["api", "disk", "ota", "sys"]),
+    ("manifests", &["api", "client", "schema", "sys"]),
     ("mkimage", &["disk", "init", "ota", "sys"]),
     ("network", &["api", "client", "sys"]),
     ("ota", &["disk", "sys"]),

@@ -76,7 +76,7 @@ impl Client {
     }
 
     /// Like `get_opt`, for an object whose collection is given by its path.
-    pub async fn get_at<K: Object>(
+    pub async fn get_at<K: DeserializeOwned>(
         &self,
         resource: ResourcePath,
         namespace: &str,
@@ -164,11 +164,27 @@ impl Client {
     }
 
     /// Creates an object given as JSON in the collection given by its path.
-    pub async fn create_at<K: Object>(&self, resource: ResourcePath, object: &Value) -> Result<K> {
+    pub async fn create_at<K: DeserializeOwned>(
+        &self,
+        resource: ResourcePath,
+        object: &Value,
+    ) -> Result<K> {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
         let body = Bytes::from(object.to_string());
         self.call(Method::POST, resource.path(namespace, "", ""), Some(("application/json", body)))
             .await
+    }
+
+    /// Replaces an object given as JSON in the collection given by its path.
+    pub async fn replace_at<K: DeserializeOwned>(
+        &self,
+        resource: ResourcePath,
+        object: &Value,
+    ) -> Result<K> {
+        let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+        let path = resource.path(text("namespace"), text("name"), "");
+        let body = Bytes::from(object.to_string());
+        self.call(Method::PUT, path, Some(("application/json", body))).await
     }
 
     /// Replaces an object; its resource version, when set, must be the current one.

@@ -4,8 +4,9 @@
 //! published definitions) parsed once; everything here is driven by it or by short rules per kind. The crate knows
 //! no IO, no clock (time is a parameter), no storage and no HTTP: the API server composes it.
 //!
-//! Start reading at [`facts`] (what a field is), then [`decode`], [`default`], [`validate`], [`strategic`], [`table`].
+//! Start reading at [`facts`] (what a field is), then [`decode`], [`default`], [`validate`], [`strategic`], [`apply`], [`table`].
 
+mod apply;
 mod decode;
 mod default;
 mod events;
@@ -21,6 +22,7 @@ mod strategic;
 mod table;
 mod validate;
 
+pub use apply::apply;
 pub use decode::{DEPTH_MAX, DecodeError, decode};
 pub use default::default;
 pub use events::{event_from_core, event_to_core};

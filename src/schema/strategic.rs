@@ -25,7 +25,7 @@ pub fn strategic_merge(ty: &Type, target: &mut Value, patch: &Value) -> Result<(
     merge_object(Some(ty), target, patch.clone())
 }
 
-fn check_size(name: &str, elements: usize) -> Result<(), PatchError> {
+pub(crate) fn check_size(name: &str, elements: usize) -> Result<(), PatchError> {
     match elements > MERGED_MAX {
         true => Err(malformed(format!(
             "{name} has more than {MERGED_MAX} elements to merge; replace it as a whole"
@@ -34,7 +34,7 @@ fn check_size(name: &str, elements: usize) -> Result<(), PatchError> {
     }
 }
 
-fn malformed(text: impl Into<String>) -> PatchError {
+pub(crate) fn malformed(text: impl Into<String>) -> PatchError {
     PatchError::Malformed(text.into())
 }
 
@@ -109,7 +109,8 @@ fn apply_orders(
             (Some(list), None) => list,
             (list, Some(patch)) => merge_list(field, list.unwrap_or_default(), patch)?,
         };
-        let sorted = arrange(merged, &order, &before.unwrap_or_default(), merge_key);
+        let same = |a: &Value, b: &Value| same(a, b, merge_key);
+        let sorted = arrange(merged, &order, &before.unwrap_or_default(), &same);
         original.insert(name.to_owned(), Value::Array(sorted));
     }
     Ok(())
@@ -172,8 +173,9 @@ fn merge_field(
                 _ => Vec::new(),
             };
             let merged = merge_list(field, before.clone(), patch.clone())?;
+            let merge_key = field.and_then(|f| f.merge_key);
             let list = match field.is_some_and(|f| f.strategy_has("merge")) {
-                true => arrange(merged, &patch, &before, field.and_then(|f| f.merge_key)),
+                true => arrange(merged, &patch, &before, &|a, b| same(a, b, merge_key)),
                 false => merged,
             };
             original.insert(key, Value::Array(list));
@@ -186,7 +188,7 @@ fn merge_field(
 }
 
 /// The type of the elements or of the object behind a shape.
-fn inner_type(shape: Option<&Shape>) -> Option<&'static Type> {
+pub(crate) fn inner_type(shape: Option<&Shape>) -> Option<&'static Type> {
     match shape? {
         Shape::Object(index) => Some(type_at(*index)),
         Shape::List(item) | Shape::Map(item) => inner_type(Some(item)),
@@ -290,14 +292,13 @@ fn same(a: &Value, b: &Value, merge_key: Option<&str>) -> bool {
 
 /// Sorts a merged list: what the patch names in the order of the patch, the rest as it was, and where both were
 /// there before, by where they were.
-fn arrange(
+pub(crate) fn arrange(
     merged: Vec<Value>,
     order: &[Value],
     before: &[Value],
-    merge_key: Option<&str>,
+    same: &dyn Fn(&Value, &Value) -> bool,
 ) -> Vec<Value> {
-    let at =
-        |list: &[Value], item: &Value| list.iter().position(|other| same(item, other, merge_key));
+    let at = |list: &[Value], item: &Value| list.iter().position(|other| same(item, other));
     let (mut named, mut rest): (Vec<Value>, Vec<Value>) =
         merged.into_iter().partition(|item| at(order, item).is_some());
     named.sort_by_cached_key(|item| at(order, item));

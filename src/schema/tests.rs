@@ -42,6 +42,13 @@ fn run(title: &str, inputs: &[&str]) -> String {
         }
         "strategic" => patched(first, second, |o, p| crate::strategic_merge(type_of(kind), o, p)),
         "merge" => patched(first, second, crate::json_merge),
+        "apply" => {
+            let last = serde_json::from_str(second).ok();
+            let manifest = inputs.get(2).copied().unwrap_or_default();
+            patched(first, manifest, |live, manifest| {
+                crate::apply(Some(type_of(kind)), last.as_ref(), manifest, live)
+            })
+        }
         "jsonpatch" => patched(first, second, crate::json_patch),
         "table" => rows(resource(kind), first),
         "event" => {
