@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::mux::Outgoing;
 use crate::pump::pump;
 use crate::shared::{Shared, Wish, now};
 use crate::stream::Stream;
@@ -118,11 +119,9 @@ impl Driver {
     }
 
     fn next_message(&mut self) -> Option<Message> {
-        self.shared.with_as_driver(|state| {
-            if let Some(number) = state.ping.take() {
-                return Some(Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes())));
-            }
-            state.mux.next_message().map(Message::Binary)
+        Some(match self.shared.with_as_driver(|state| state.mux.next_outgoing())? {
+            Outgoing::Message(message) => Message::Binary(message),
+            Outgoing::Ping(number) => Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes())),
         })
     }
 

@@ -21,9 +21,11 @@ pub struct Limits {
     /// A stream with more unread bytes fails when its peer has seen the pause and goes on. What was under way before may
     /// fill `receive_total`.
     pub fail_above: usize,
-    /// With more unread bytes over all streams, every stream that is not read is paused; with twice as many, the
-    /// stream that brings more fails.
+    /// With more unread bytes over all streams, every stream that is not read is paused. With more of one stream, or
+    /// twice as many of all, nothing is read from the peer for up to `unread_wait`.
     pub receive_total: usize,
+    /// A stream that leaves no room and is not read for so long fails.
+    pub unread_wait: Duration,
     /// Payload of one Data message.
     pub chunk: usize,
     /// Bytes of one stream that wait to be sent.
@@ -69,6 +71,7 @@ impl Default for Limits {
             resume_below: 256 << 10,
             fail_above: 4 << 20,
             receive_total: 16 << 20,
+            unread_wait: Duration::from_secs(5),
             chunk: 16 << 10,
             send_buffer: 64 << 10,
             control_max: 1024,

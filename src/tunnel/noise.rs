@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::Limits;
 use crate::frame::Frame;
-use crate::mux::{Mux, Role};
+use crate::mux::{Mux, Outgoing, Role};
 
 /// Reads the input as what a peer says and a user does, one byte of choice before each, and panics when a bound does
 /// not hold or a message of ours cannot be read.
@@ -35,7 +35,8 @@ pub fn noise(mut input: &[u8]) {
             _ => {
                 now += Duration::from_millis(u64::from(argument) * 200);
                 mux.tick(now);
-                while let Some(message) = mux.next_message() {
+                while let Some(outgoing) = mux.next_outgoing() {
+                    let Outgoing::Message(message) = outgoing else { continue };
                     assert!(Frame::decode(message).is_ok(), "a message of ours cannot be read");
                 }
             }

@@ -31,8 +31,6 @@ pub(crate) struct State {
     waiting: HashMap<StreamId, Waiting>,
     /// At most one for every stream in the table.
     pub(crate) wishes: VecDeque<Wish>,
-    /// Only the newest matters.
-    pub(crate) ping: Option<u64>,
 }
 
 impl State {
@@ -60,7 +58,6 @@ impl State {
                 Event::Writable(id) => {
                     woken.extend(self.waiting.get_mut(&id).and_then(|w| w.writer.take()));
                 }
-                Event::Ping(number) => self.ping = Some(number),
                 Event::Connect { stream, proto, address } => {
                     self.wishes.push_back(Wish { stream, proto, address });
                 }
@@ -70,8 +67,8 @@ impl State {
     }
 
     /// Whether there is something for the session's task to do.
-    pub(crate) fn needs_driver(&self) -> bool {
-        self.ping.is_some()
+    pub(crate) fn needs_driver(&mut self) -> bool {
+        self.mux.take_relieved()
             || !self.wishes.is_empty()
             || self.mux.has_messages()
             || self.mux.failure().is_some()
@@ -87,7 +84,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(mux: Mux) -> Shared {
-        let state = State { mux, waiting: HashMap::new(), wishes: VecDeque::new(), ping: None };
+        let state = State { mux, waiting: HashMap::new(), wishes: VecDeque::new() };
         Shared {
             state: Mutex::new(state),
             driver: AtomicWaker::new(),

@@ -23,6 +23,7 @@ use stream::{Opening, Sending, Stream};
 const GREETING_WAIT: Duration = Duration::from_secs(5);
 /// The stream of the greeting; no stream has this number.
 const GREETING: StreamId = 0;
+const OVERFLOW: &str = "receive buffer exceeded";
 
 /// Which end of the session this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,13 @@ pub(crate) enum Event {
     Readable(StreamId),
     /// There is room to write, or the end of writing.
     Writable(StreamId),
-    /// A ping is due; its pong carries the number back.
+}
+
+/// What goes to the peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outgoing {
+    Message(Bytes),
+    /// Its pong carries the number back.
     Ping(u64),
 }
 
@@ -90,6 +97,10 @@ pub(crate) struct Mux {
     next_message: i64,
     /// Received and not read, over all streams.
     unread: usize,
+    /// The stream whose bytes found no room, and since when nothing is read from the peer for its sake.
+    overfull: Option<(StreamId, Instant)>,
+    /// Reading from the peer may go on.
+    relieved: bool,
     greeted: bool,
     started: Instant,
     heard: Instant,
@@ -97,6 +108,8 @@ pub(crate) struct Mux {
     sync_at: Instant,
     /// The number of the last ping.
     pings: u64,
+    /// The last ping is still to be sent.
+    ping_due: bool,
     failed: Option<Error>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -115,12 +128,15 @@ impl Mux {
             next_stream: if role == Role::Client { 1 } else { 2 },
             next_message: 0,
             unread: 0,
+            overfull: None,
+            relieved: false,
             greeted: false,
             started: now,
             heard: now,
             ping_at: now + limits.ping_every,
             sync_at: now + limits.sync_every,
             pings: 0,
+            ping_due: false,
             failed: None,
             bytes_in: 0,
             bytes_out: 0,
@@ -140,15 +156,39 @@ impl Mux {
         self.events.pop_front()
     }
 
-    /// Whether nothing more should be read from the peer until messages to it are gone.
+    /// Whether nothing more should be read from the peer until messages to it are gone or a stream is read.
     pub(crate) fn congested(&self) -> bool {
+        if self.overfull.is_some() {
+            return true;
+        }
         let forgotten = self.queue.len().saturating_sub(self.streams.len());
         self.control.len() + forgotten >= self.limits.control_max
     }
 
-    /// Whether there may be a message to the peer.
+    /// Whether reading from the peer may go on since this was last asked.
+    pub(crate) fn take_relieved(&mut self) -> bool {
+        std::mem::take(&mut self.relieved)
+    }
+
+    /// Whether a stream with so many unread bytes, or all together, may not get more for now.
+    fn is_overfull(&self, len: usize) -> bool {
+        let total = self.limits.receive_total;
+        len > total || self.unread > total.saturating_mul(2)
+    }
+
+    /// Goes on reading from the peer when there is room again.
+    fn relieve(&mut self) {
+        let Some((id, _)) = self.overfull else { return };
+        let len = self.streams.get(&id).map_or(0, |stream| stream.inbox.len());
+        if !self.is_overfull(len) {
+            self.overfull = None;
+            self.relieved = true;
+        }
+    }
+
+    /// Whether there may be something to send to the peer.
     pub(crate) fn has_messages(&self) -> bool {
-        !self.control.is_empty() || !self.queue.is_empty()
+        self.ping_due || !self.control.is_empty() || !self.queue.is_empty()
     }
 
     /// Asks the peer for a stream.
@@ -210,6 +250,7 @@ impl Mux {
             stream.end = Some(End::Failed(why.to_owned()));
             self.say(id, Body::Error(Some(why.to_owned())));
             self.wake(id);
+            self.relieve();
         }
         self.forget_if_done(id);
     }
@@ -227,6 +268,7 @@ impl Mux {
             stream.hold = None;
             self.say(id, Body::Resume);
         }
+        self.relieve();
         Read::Bytes(bytes)
     }
 
@@ -268,6 +310,8 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         self.unread -= stream.inbox.clear();
         stream.unused = true;
+        self.relieve();
+        let Some(stream) = self.streams.get_mut(&id) else { return };
         if !stream.is_done() {
             stream.sending = Sending::Leaving;
             self.enqueue(id);
@@ -275,13 +319,16 @@ impl Mux {
         self.forget_if_done(id);
     }
 
-    /// The next message to the peer.
-    pub(crate) fn next_message(&mut self) -> Option<Bytes> {
+    /// What the peer is to be sent next. A ping goes after the pause whose arrival its pong confirms.
+    pub(crate) fn next_outgoing(&mut self) -> Option<Outgoing> {
         if self.failed.is_some() {
             return None;
         }
         if let Some(frame) = self.control.pop_front() {
             return Some(self.numbered(frame));
+        }
+        if std::mem::take(&mut self.ping_due) {
+            return Some(Outgoing::Ping(self.pings));
         }
         loop {
             let id = self.queue.pop_front()?;
@@ -328,6 +375,11 @@ impl Mux {
         if now >= self.heard + self.limits.deadline {
             return self.fail(Error::Silent(self.limits.deadline));
         }
+        if let Some((id, since)) = self.overfull
+            && now >= since + self.limits.unread_wait
+        {
+            self.refused(id, OVERFLOW);
+        }
         if self.role == Role::Client {
             if now >= self.ping_at {
                 self.ping_at = now + self.limits.ping_every;
@@ -351,6 +403,9 @@ impl Mux {
         let mut next = self.heard + self.limits.deadline;
         if self.role == Role::Client {
             next = next.min(self.ping_at).min(self.sync_at);
+        }
+        if let Some((_, since)) = self.overfull {
+            next = next.min(since + self.limits.unread_wait);
         }
         let greeting = self.started + GREETING_WAIT;
         if !self.greeted && now < greeting { next.min(greeting) } else { next }
@@ -385,7 +440,7 @@ impl Mux {
 
     fn ping(&mut self) -> u64 {
         self.pings += 1;
-        self.events.push_back(Event::Ping(self.pings));
+        self.ping_due = true;
         self.pings
     }
 
@@ -395,9 +450,9 @@ impl Mux {
         }
     }
 
-    fn numbered(&mut self, frame: Frame) -> Bytes {
+    fn numbered(&mut self, frame: Frame) -> Outgoing {
         self.next_message += 1;
-        Frame { message: self.next_message, ..frame }.encode()
+        Outgoing::Message(Frame { message: self.next_message, ..frame }.encode())
     }
 
     fn wake(&mut self, id: StreamId) {

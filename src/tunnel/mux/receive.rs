@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::stream::{End, Hold, Opening, Stream};
-use super::{Event, GREETING, Mux, Role};
+use super::{Event, GREETING, Mux, OVERFLOW, Role};
 use crate::error::Error;
 use crate::frame::{Body, Frame, StreamId};
 
@@ -35,7 +35,7 @@ impl Mux {
             Err(bad) => return self.fail(Error::Protocol(bad.to_string())),
         };
         match body {
-            Body::Data(data) => self.data(id, &data),
+            Body::Data(data) => self.data(id, &data, now),
             Body::Connect { proto, address } => self.connect(id, proto, address),
             Body::BadConnect(why) => {
                 if self.is_new(id) {
@@ -77,7 +77,7 @@ impl Mux {
         self.events.push_back(Event::Connect { stream: id, proto, address });
     }
 
-    fn data(&mut self, id: StreamId, data: &[u8]) {
+    fn data(&mut self, id: StreamId, data: &[u8], now: Instant) {
         self.bytes_in += data.len() as u64;
         let greeted = self.greeted;
         let Some(stream) = self.known_stream(id) else {
@@ -102,11 +102,12 @@ impl Mux {
         stream.inbox.push(data);
         let (len, hold) = (stream.inbox.len(), stream.hold);
         self.unread += data.len();
-        let limits = &self.limits;
-        let seen = hold.is_some_and(|hold| hold.seen);
-        let fail_above = if seen { limits.fail_above } else { limits.receive_total };
-        if len > fail_above || self.unread > limits.receive_total.saturating_mul(2) {
-            return self.refused(id, "receive buffer exceeded");
+        let limits = self.limits;
+        if hold.is_some_and(|hold| hold.seen) && len > limits.fail_above {
+            return self.refused(id, OVERFLOW);
+        }
+        if self.is_overfull(len) {
+            self.overfull.get_or_insert((id, now));
         }
         if hold.is_none() && (len > limits.pause_above || self.unread > limits.receive_total) {
             self.say(id, Body::Pause);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::flow::{Side, connect};
 use crate::Limits;
 use crate::frame::Body;
-use crate::mux::{End, Event, Read, Role};
+use crate::mux::{End, Outgoing, Read, Role};
 
 #[test]
 fn the_client_pings_and_tells_its_streams() {
@@ -16,8 +16,12 @@ fn the_client_pings_and_tells_its_streams() {
         side.now = side.mux.next_tick(side.now);
         side.mux.tick(side.now);
         side.mux.heard(side.now);
-        pings += side.events().iter().filter(|e| matches!(e, Event::Ping(_))).count();
-        lists += side.said().iter().filter(|(_, body)| *body == Body::Sync(vec![])).count();
+        for outgoing in side.sent() {
+            match outgoing {
+                Outgoing::Ping(_) => pings += 1,
+                Outgoing::Message(_) => lists += 1,
+            }
+        }
     }
     let seconds = (side.now - start).as_secs();
     assert_eq!(pings as u64, seconds / limits.ping_every.as_secs());

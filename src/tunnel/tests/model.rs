@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::Limits;
 use crate::frame::{Frame, StreamId};
-use crate::mux::{End, Event, Mux, Opened, Read, Role};
+use crate::mux::{End, Event, Mux, Opened, Outgoing, Read, Role};
 
 /// One thing that happens; sides are 0 and 1, streams are taken modulo those that are open.
 #[derive(Debug, Clone)]
@@ -46,6 +46,9 @@ struct User {
     finished: bool,
     end: Option<End>,
 }
+
+/// Messages under way in one direction.
+const WIRE_MAX: usize = 12;
 
 /// What is under way; a ping travels in order with messages, its pong comes at once.
 enum Wire {
@@ -149,7 +152,11 @@ impl World {
                 user.read.extend_from_slice(&bytes);
             }
             Read::Nothing => {}
-            Read::End(end) => self.user(side, id).end = Some(end),
+            Read::End(end) => {
+                let overflow = End::Failed("receive buffer exceeded".to_owned());
+                assert_ne!(end, overflow, "the other side minds every pause");
+                self.user(side, id).end = Some(end);
+            }
         }
         self.check(side, id);
     }
@@ -169,10 +176,14 @@ impl World {
     }
 
     fn shift(&mut self, side: usize, from: u8, to: u8) {
-        for _ in 0..from {
-            let Some(message) = self.sides[side].next_message() else { break };
+        let room = WIRE_MAX.saturating_sub(self.wires[side].len());
+        for _ in 0..usize::from(from).min(room) {
+            let Some(outgoing) = self.sides[side].next_outgoing() else { break };
             if !self.cut {
-                self.wires[side].push_back(Wire::Message(message));
+                self.wires[side].push_back(match outgoing {
+                    Outgoing::Message(message) => Wire::Message(message),
+                    Outgoing::Ping(number) => Wire::Ping(number),
+                });
             }
         }
         for _ in 0..to {
@@ -197,13 +208,9 @@ impl World {
 
     fn events(&mut self, side: usize) {
         while let Some(event) = self.sides[side].next_event() {
-            match event {
-                Event::Connect { stream, .. } => {
-                    self.sides[side].accepted(stream);
-                    self.users[side].insert(stream, User::default());
-                }
-                Event::Ping(number) if !self.cut => self.wires[side].push_back(Wire::Ping(number)),
-                _ => {}
+            if let Event::Connect { stream, .. } = event {
+                self.sides[side].accepted(stream);
+                self.users[side].insert(stream, User::default());
             }
         }
     }
@@ -361,7 +368,7 @@ proptest! {
                     mux.tick(now);
                 }
                 Noise::Send => {
-                    if let Some(message) = mux.next_message() {
+                    if let Some(Outgoing::Message(message)) = mux.next_outgoing() {
                         prop_assert!(Frame::decode(message).is_ok());
                     }
                 }
