@@ -35,7 +35,7 @@ pub use patch_error::PatchError;
 pub use prune::prune;
 pub use strategic::strategic_merge;
 pub use table::{IncludeObject, table};
-pub use validate::{validate, validate_new_event, validate_status};
+pub use validate::{service_needs_health_check, validate, validate_new_event, validate_status};
 
 #[cfg(test)]
 mod tests;

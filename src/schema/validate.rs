@@ -18,6 +18,7 @@ use api::{FieldError, Resource};
 use serde_json::Value;
 
 pub use self::core::new_event as validate_new_event;
+pub use self::network::service_needs_health_check;
 use path::Path;
 
 /// Errors that are reported of one object.

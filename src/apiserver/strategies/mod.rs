@@ -7,6 +7,7 @@ mod pod;
 mod pod_service_account;
 mod secret;
 mod service;
+mod service_ports;
 
 pub(crate) use service::{AllocationGuard, ServiceNetwork};
 

@@ -1,17 +1,18 @@
-//! Services: ClusterIPs and node ports. What is taken is read from the stored Services under a lock, so there is no
+//! Services: ClusterIPs, and what changes of a Service keep. What is taken is read from the stored Services under a lock, so there is no
 //! second truth to repair.
 
 use crate::answer::Result;
 use crate::{ApiServer, object};
 use api::{FieldError, Resource, Status};
+use schema::service_needs_health_check;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::RangeInclusive;
 use store::ListOptions;
 use tokio::sync::OwnedMutexGuard;
 
 use super::copy;
+use super::service_ports::{NodePorts, exposes, number, ports_of};
 
 /// Namespace and name of the Service of the cluster's name server.
 const DNS_SERVICE: (&str, &str) = ("kube-system", "kube-dns");
@@ -94,11 +95,17 @@ pub(super) fn prepare_update(old: &Value, new: &mut Value) {
         }
     }
     // What only the old type had goes with it, unless the client changed it on purpose.
-    let exposing =
-        ["externalTrafficPolicy", "healthCheckNodePort"].map(|f| (f, exposes(&new_type)));
-    let balancing = ["allocateLoadBalancerNodePorts", "loadBalancerClass"]
-        .map(|f| (f, new_type == "LoadBalancer"));
-    for (field, kept) in exposing.into_iter().chain(balancing) {
+    let checked = [old, &*new].map(|service| service_needs_health_check(&service["spec"]));
+    if checked == [true, true] && number(&new["spec"], "healthCheckNodePort") == 0 {
+        copy(&["spec", "healthCheckNodePort"], old, new);
+    }
+    let balances = new_type == "LoadBalancer";
+    for (field, kept) in [
+        ("externalTrafficPolicy", exposes(&new_type)),
+        ("healthCheckNodePort", checked[1]),
+        ("allocateLoadBalancerNodePorts", balances),
+        ("loadBalancerClass", balances),
+    ] {
         if !kept && object::at(new, &["spec", field]) == object::at(old, &["spec", field]) {
             object::remove(new, &["spec", field]);
         }
@@ -139,7 +146,9 @@ pub(super) async fn admit(
     let mut errors = check_families(value);
     allocate_address(server.network, &taken, value, &mut errors)?;
     if exposes(kind(value)) {
-        allocate_ports(&server.config.node_ports, &taken, value, &mut errors)?;
+        let mut ports = NodePorts { range: &server.config.node_ports, taken: taken.ports };
+        ports.allocate(value, &mut errors)?;
+        ports.allocate_health_check(value)?;
     }
     if errors.is_empty() {
         Ok(Some(guard))
@@ -181,15 +190,11 @@ fn check_families(value: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn kind(service: &Value) -> &str {
+pub(super) fn kind(service: &Value) -> &str {
     match object::text(service, &["spec", "type"]) {
         "" => "ClusterIP",
         kind => kind,
     }
-}
-
-fn exposes(kind: &str) -> bool {
-    matches!(kind, "NodePort" | "LoadBalancer")
 }
 
 fn protocol(port: &Value) -> &str {
@@ -197,10 +202,6 @@ fn protocol(port: &Value) -> &str {
         "" => "TCP",
         protocol => protocol,
     }
-}
-
-fn number(port: &Value, field: &str) -> u64 {
-    port.get(field).and_then(Value::as_u64).unwrap_or(0)
 }
 
 async fn taken(server: &ApiServer, res: &'static Resource, value: &Value) -> Result<Taken> {
@@ -219,14 +220,7 @@ async fn taken(server: &ApiServer, res: &'static Resource, value: &Value) -> Res
                 .iter()
                 .filter_map(|ip| ip.parse::<Ipv4Addr>().ok()),
         );
-        let ports = object::at(&service, &["spec", "ports"]).and_then(Value::as_array);
-        taken.ports.extend(
-            ports
-                .into_iter()
-                .flatten()
-                .filter_map(|p| u16::try_from(number(p, "nodePort")).ok())
-                .filter(|p| *p > 0),
-        );
+        taken.ports.extend(ports_of(&service));
     }
     Ok(taken)
 }
@@ -288,51 +282,6 @@ fn allocate_address(
     Ok(())
 }
 
-fn allocate_ports(
-    range: &RangeInclusive<u16>,
-    taken: &Taken,
-    value: &mut Value,
-    errors: &mut Vec<FieldError>,
-) -> Result<()> {
-    let mut taken = taken.ports.clone();
-    let Some(ports) =
-        value.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut)
-    else {
-        return Ok(());
-    };
-    for (index, port) in ports.iter().enumerate() {
-        let wanted = number(port, "nodePort");
-        let refuse =
-            |why: String| FieldError::invalid(format!("spec.ports[{index}].nodePort"), wanted, why);
-        match u16::try_from(wanted) {
-            Ok(0) => {}
-            Ok(port) if range.contains(&port) => {
-                if !taken.insert(port) {
-                    errors.push(refuse("provided port is already allocated".to_owned()));
-                }
-            }
-            _ => errors.push(refuse(format!(
-                "provided port is not in the valid range. The range of valid ports is {}-{}",
-                range.start(),
-                range.end()
-            ))),
-        }
-    }
-    for port in ports.iter_mut().filter(|p| number(p, "nodePort") == 0) {
-        let size = u32::from(range.end() - range.start()) + 1;
-        let offset = u16::try_from(random(2)? % size).unwrap_or(0);
-        let free = (range.start() + offset..=*range.end())
-            .chain(range.clone())
-            .find(|p| !taken.contains(p));
-        let Some(free) = free else {
-            return Err(Status::internal("failed to allocate a nodePort: range is full"));
-        };
-        taken.insert(free);
-        object::set(port, &["nodePort"], free);
-    }
-    Ok(())
-}
-
-fn random(bytes: usize) -> Result<u32> {
+pub(super) fn random(bytes: usize) -> Result<u32> {
     Ok(object::random_bytes(bytes)?.iter().fold(0, |acc, b| acc << 8 | u32::from(*b)))
 }

@@ -49,6 +49,7 @@ pub(super) fn service(object: &Value, errors: &mut Errors) {
         ip(&path.child("externalIPs").index(i), external, errors);
     }
     traffic_policies(&path, spec, kind, errors);
+    health_check_port(&path, spec, errors);
 }
 
 fn external_name(spec: &Value, errors: &mut Errors) {
@@ -133,6 +134,26 @@ fn ports(path: &Path, spec: &Value, kind: &str, errors: &mut Errors) {
     }
 }
 
+/// Whether load balancers ask the nodes which of them have endpoints of a Service with this `spec`.
+pub fn service_needs_health_check(spec: &Value) -> bool {
+    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
+}
+
+fn health_check_port(path: &Path, spec: &Value, errors: &mut Errors) {
+    let port = integer(spec, "healthCheckNodePort").unwrap_or(0);
+    let at = path.child("healthCheckNodePort").to_string();
+    if port == 0 {
+    } else if service_needs_health_check(spec) {
+        for problem in names::port_number(port) {
+            errors.push(FieldError::invalid(at.as_str(), port, problem));
+        }
+    } else {
+        let detail =
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.push(FieldError::invalid(at, port, detail));
+    }
+}
+
 pub(super) fn service_update(new: &Value, old: &Value, errors: &mut Errors) {
     let (new, old) = (&new["spec"], &old["spec"]);
     let named = |spec: &Value| text(spec, "type") == "ExternalName";
@@ -140,6 +161,12 @@ pub(super) fn service_update(new: &Value, old: &Value, errors: &mut Errors) {
     if !named(new) && !named(old) && !before.is_empty() && before != after {
         let detail = "may not change once set";
         errors.push(FieldError::invalid("spec.clusterIPs[0]", json!([after]), detail));
+    }
+    let [before, after] = [old, new].map(|spec| {
+        service_needs_health_check(spec).then(|| integer(spec, "healthCheckNodePort").unwrap_or(0))
+    });
+    if before.is_some() && after.is_some() && before != after {
+        errors.push(FieldError::forbidden("spec.healthCheckNodePort", "field is immutable"));
     }
 }
 
