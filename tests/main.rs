@@ -14,5 +14,6 @@ mod portforward;
 mod rbac;
 mod registry;
 mod restart;
+mod services;
 mod tidy;
 mod upgrade;

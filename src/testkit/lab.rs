@@ -148,6 +148,8 @@ pub enum Fault {
     Drop,
     /// Connections are refused.
     Reject,
+    /// Connections are made and kept, and nothing that is said on them arrives.
+    Stall,
 }
 
 impl Fault {
@@ -155,6 +157,7 @@ impl Fault {
         let verdict = match self {
             Fault::Drop => "drop",
             Fault::Reject => "reject with icmpx type admin-prohibited",
+            Fault::Stall => "ip length > 64 drop",
         };
         let hook = |name: &str, hook: &str, side: &str| {
             format!(
