@@ -1,6 +1,7 @@
 # Copepod. `make` alone prints what there is.
 
 BOARD ?= qemu-arm64
+VARIANT ?= release
 ARCH ?= x86_64
 SECONDS ?= 60
 BOARDS ?= $(BOARD)
@@ -13,7 +14,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
+.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-debug test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -50,11 +51,11 @@ test-node: setup ## A node on this machine, in namespaces of its own, driven wit
 	COPEPOD_TEST_CGROUP2=1 cargo test --locked -p runtime --test containers
 	cargo test --locked --test tests -- --test-threads=2 --skip tidy::
 
-image: setup ## Make the disk image of BOARD=qemu-arm64 (SETTINGS=copepod.yaml puts settings on it)
-	$(MKIMAGE) image --board $(BOARD) $(if $(SETTINGS),--settings $(SETTINGS))
+image: setup ## Make the disk image of BOARD=qemu-arm64 (SETTINGS=copepod.yaml puts settings on it; VARIANT=debug has shell and SSH)
+	$(MKIMAGE) image --board $(BOARD) --variant $(VARIANT) $(if $(SETTINGS),--settings $(SETTINGS))
 
-images: setup ## Make and pack the images of all boards into build/images
-	$(MKIMAGE) images
+images: setup ## Make and pack the images of all boards into build/images (PROGRAMS=folder has them built already)
+	$(MKIMAGE) images $(if $(PROGRAMS),--programs $(PROGRAMS))
 
 imager-json: images ## List them for Raspberry Pi Imager: BASE_URL=https://... is where build/images will be
 	$(MKIMAGE) imager-json --base-url "$(BASE_URL)"
@@ -69,6 +70,10 @@ flash: ## Write the image of BOARD, or IMAGE=file, to the card DEV=/dev/... (wit
 test-board: image ## Boot BOARD in QEMU and test it
 	$(MKIMAGE) test --board $(BOARD)
 	$(MKIMAGE) budget --board $(BOARD)
+
+test-debug: setup ## Test the debug variant of BOARD in QEMU: shell on the console, SSH
+	$(MKIMAGE) image --board $(BOARD) --variant debug
+	$(MKIMAGE) test-debug --board $(BOARD) --variant debug
 
 reproduce: setup ## Make BOARD's image twice and compare (PROGRAMS=1: the programs too, from a fresh clone)
 	$(MKIMAGE) reproduce --board $(BOARD) $(if $(PROGRAMS),--programs)
@@ -93,7 +98,7 @@ test-boards: ## Test the emulated boards of both architectures, then one as the 
 	$(MKIMAGE) budget --board qemu-armv7
 
 run: image ## Make the image, boot it in QEMU, run a pod, show what to type next
-	$(MKIMAGE) run --board $(BOARD)
+	$(MKIMAGE) run --board $(BOARD) --variant $(VARIANT)
 
 # With --target the flags are not those of build scripts.
 HOST = $(shell rustc -vV | sed -n "s/^host: //p")

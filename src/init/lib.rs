@@ -34,12 +34,14 @@ mod settings;
 mod slots;
 mod sntp;
 mod spool;
+mod ssh;
 pub mod stage1;
 mod status;
 mod supervisor;
 mod time;
 mod told;
 mod trial;
+mod wifi;
 
 #[cfg(test)]
 mod tests;
@@ -58,10 +60,11 @@ pub struct Config {
     pub binary: PathBuf,
 }
 
-/// What is wrong with the text of an owner's `copepod.yaml`: a line for each mistake, with its place and key.
+/// What is wrong with the text of an owner's `copepod.yaml` for an image whose own settings are `image`: a line for each
+/// mistake, with its place and key.
 #[must_use]
-pub fn check_settings(text: &str) -> Vec<String> {
-    settings::check(text)
+pub fn check_settings(text: &str, image: &str) -> Vec<String> {
+    settings::check(text, image)
 }
 
 /// Runs the role the arguments name: PID 1 when there is none. Never returns.

@@ -15,7 +15,7 @@ const ETHERNET: &str = "1";
 /// Between the routes of two interfaces: the first one's is taken as long as it is up.
 const METRIC_STEP: u32 = 100;
 
-/// The named interface, or the first that is Ethernet and belongs to a device (bridges and veths do not).
+/// The named interface, or the first that is Ethernet with a cable and belongs to a device (bridges and veths do not).
 pub(crate) fn find(wanted: Option<&str>) -> Option<String> {
     let mut names: Vec<String> = fs::read_dir(INTERFACES)
         .ok()?
@@ -27,7 +27,8 @@ pub(crate) fn find(wanted: Option<&str>) -> Option<String> {
         let path = Path::new(INTERFACES).join(name);
         let ethernet =
             || fs::read_to_string(path.join("type")).is_ok_and(|kind| kind.trim() == ETHERNET);
-        wanted.map_or_else(|| path.join("device").exists() && ethernet(), |wanted| wanted == name)
+        let cabled = || !path.join("phy80211").exists() && ethernet();
+        wanted.map_or_else(|| path.join("device").exists() && cabled(), |wanted| wanted == name)
     })
 }
 

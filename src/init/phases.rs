@@ -15,7 +15,7 @@ use crate::devices::{Devices, MODULES};
 use crate::mounts::{self, EARLY, LATE};
 use crate::settings::{REGISTRIES_FILE, Secret, Settings, TOKEN_FILE};
 use crate::time::pause;
-use crate::{clock, data, notices, preload};
+use crate::{clock, data, notices, preload, ssh, wifi};
 
 /// Where the boot partition is mounted, read-only but for moments.
 pub(crate) const BOOT: &str = "/boot";
@@ -124,6 +124,8 @@ const PHASES: &[Phase] = &[
     phase("loopback", false, |_| sys::namespace::loopback_up().map_err(Error::call("bring lo up"))),
     phase("machine identity", false, |_| machine_identity()),
     phase("preloaded files", false, preloaded),
+    phase("Wi-Fi", false, |machine| wifi::prepare(machine.settings.wifi.as_ref())),
+    phase("keys for SSH", false, |machine| ssh::prepare(&machine.settings.ssh_keys)),
 ];
 
 /// Runs all phases.

@@ -22,7 +22,7 @@ use crate::service::{Description, Service};
 use crate::slots::Slots;
 use crate::status::{self, Status};
 use crate::supervisor::State;
-use crate::{Config, clock, host_port, mounts, network, time};
+use crate::{Config, clock, host_port, mounts, network, ssh, time, wifi};
 
 const SIGNALS: [Signal; 6] = [
     Signal::SIGCHLD,
@@ -34,7 +34,7 @@ const SIGNALS: [Signal; 6] = [
 ];
 const TURN_MAX: Duration = Duration::from_secs(10);
 const ACTIVE_CONSOLES: &str = "/sys/class/tty/console/active";
-const BUSYBOX: &str = "/bin/busybox";
+const BUSYBOX: &str = "/usr/bin/busybox";
 /// The node waits this long for an address, then starts without one.
 const NETWORK_WAIT: Duration = Duration::from_secs(30);
 /// With an address and no idea of the time, it waits this long for a time server.
@@ -145,12 +145,18 @@ fn services(config: &Config, machine: &mut Machine) -> Vec<Service> {
         (describe("node", settings.node.clone(), -900, NODE_GRACE), now + NETWORK_WAIT),
         (describe("network", role(network::ROLE, plan), -950, CHILD_GRACE), now),
     ];
+    if settings.wifi.is_some() {
+        rows.push((wifi::supplicant(), now));
+    }
     if settings.host_port {
         let path = settings.kubeconfig.to_string_lossy().into_owned();
         rows.push((describe("host-port", role(host_port::ROLE, Some(path)), 0, CHILD_GRACE), now));
     }
     if settings.shell {
         rows.push((shell(), now));
+    }
+    if !settings.ssh_keys.is_empty() {
+        rows.push((ssh::server(), now));
     }
     let mut services = Vec::new();
     for (description, at) in rows {

@@ -1,10 +1,11 @@
-//! Boards as data: `board-configs/common/board.toml`, the family's, the board's, merged in this order.
+//! Boards as data: `board-configs/common/board.toml`, the family's, the board's, merged in this order, then that of the
+//! variant in `image/variants/`.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use disk::layout::Sizes;
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -12,6 +13,9 @@ use toml::{Table, Value};
 const DIR: &str = "board-configs";
 const COMMON: &str = "common";
 const FILE: &str = "board.toml";
+const VARIANTS: &str = "image/variants";
+/// The variant that is the board as it is.
+pub(crate) const RELEASE: &str = "release";
 /// Says what of a table does not fit.
 type Fits = fn(Value) -> Result<(), String>;
 
@@ -23,6 +27,7 @@ const SECTIONS: &[(&str, Fits)] = &[
     ("packages", fits::<Packages>),
     ("kernel", fits::<Kernel>),
     ("modules", fits::<Modules>),
+    ("parts", fits::<BTreeMap<String, Part>>),
     ("boot", fits::<Boot>),
     ("uboot", fits::<Uboot>),
     ("node", fits::<Node>),
@@ -45,6 +50,9 @@ pub(crate) struct Board {
     pub(crate) packages: Packages,
     pub(crate) kernel: Kernel,
     pub(crate) modules: Modules,
+    /// What the root has besides what every root has. PID 1 is told the parts' names.
+    #[serde(default)]
+    pub(crate) parts: BTreeMap<String, Part>,
     #[serde(default)]
     pub(crate) boot: Boot,
     /// Without it the board's firmware loads the kernel itself.
@@ -101,7 +109,7 @@ pub(crate) struct Packages {
 
 impl Packages {
     /// Duty and request, in the order of fetching.
-    pub(crate) fn by_duty(&self) -> Vec<(&'static str, &str)> {
+    fn by_duty(&self) -> Vec<(&'static str, &str)> {
         let rows = [
             ("kernel", Some(&self.kernel)),
             ("busybox", Some(&self.busybox)),
@@ -139,6 +147,21 @@ pub(crate) struct Modules {
     /// In the root too, loaded when a device asks for them.
     #[serde(default)]
     pub(crate) devices: BTreeMap<String, Vec<String>>,
+}
+
+/// Something of Debian's for the root.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Part {
+    pub(crate) packages: Vec<String>,
+    /// Names of programs in them; they go to `/usr/bin`, and the libraries they need go along.
+    pub(crate) programs: Vec<String>,
+    /// Files and folders of the packages, as `<path in the package>`; they keep their place.
+    pub(crate) files: Vec<String>,
+    /// Modules of the kernel, loaded when a device asks for them.
+    pub(crate) modules: Vec<String>,
+    /// Symbolic links: name in the root to target.
+    pub(crate) links: BTreeMap<String, String>,
 }
 
 /// What the boot partition holds besides the slots and what reads them.
@@ -234,16 +257,40 @@ pub(crate) enum Drive {
 }
 
 impl Board {
+    /// What Debian is asked for: duty and requests, in the order of fetching. A part's name is its duty.
+    pub(crate) fn requests(&self) -> Vec<(&str, Vec<&str>)> {
+        let parts = self.parts.iter().map(|(name, part)| {
+            (name.as_str(), part.packages.iter().map(String::as_str).collect())
+        });
+        let packages = self.packages.by_duty().into_iter().map(|(duty, name)| (duty, vec![name]));
+        packages.chain(parts).collect()
+    }
+
     /// Reads a board with all it inherits.
     pub(crate) fn read(root: &Path, id: &str) -> Result<Board> {
+        Board::variant(root, id, RELEASE)
+    }
+
+    /// The same, changed by a variant.
+    pub(crate) fn variant(root: &Path, id: &str, variant: &str) -> Result<Board> {
         let dir = root.join(DIR);
         let Some((family, _)) = all(&dir)?.into_iter().find(|(_, board)| board == id) else {
             let known: Vec<String> = all(&dir)?.into_iter().map(|(_, board)| board).collect();
             bail!("there is no board {id:?} in {}; there is {}", dir.display(), known.join(", "));
         };
+        let layers = [dir.join(COMMON), dir.join(&family), dir.join(&family).join(id)];
+        let mut layers: Vec<PathBuf> = layers.iter().map(|dir| dir.join(FILE)).collect();
+        if variant != RELEASE {
+            let path = root.join(VARIANTS).join(format!("{variant}.toml"));
+            ensure!(
+                path.exists(),
+                "there is no variant {variant:?}: {} is missing",
+                path.display()
+            );
+            layers.push(path);
+        }
         let mut merged = Table::new();
-        for path in [dir.join(COMMON), dir.join(&family), dir.join(&family).join(id)] {
-            let path = path.join(FILE);
+        for path in layers {
             if path.exists() {
                 let layer = table(&path)?;
                 check(&layer, &path)?;
@@ -358,12 +405,29 @@ mod tests {
         for (_, id) in boards {
             let board = Board::read(&root, &id).unwrap();
             board.disk.sizes().table(board.disk.id().unwrap()).unwrap().encode().unwrap();
-            let duties: Vec<&str> = board.packages.by_duty().iter().map(|row| row.0).collect();
+            let duties: Vec<&str> = board.requests().iter().map(|row| row.0).collect();
             for source in board.boot.files.values() {
                 let (duty, _) = source.split_once(':').unwrap();
                 assert!(duties.contains(&duty), "{id}: {source}");
             }
         }
+    }
+
+    #[test]
+    fn variants_add_to_every_board() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for id in ids(&root).unwrap() {
+            let parts = |variant| -> Vec<String> {
+                Board::variant(&root, &id, variant).unwrap().parts.into_keys().collect()
+            };
+            let (debug, release) = (parts("debug"), parts(RELEASE));
+            for part in ["shell", "ssh"] {
+                let has = |parts: &[String]| parts.iter().any(|name| name == part);
+                assert!(has(&debug) && !has(&release), "{id}: {part}");
+            }
+        }
+        let error = Board::variant(&root, "rpi4", "slim").unwrap_err().to_string();
+        assert!(error.contains("no variant \"slim\""), "{error}");
     }
 
     #[test]

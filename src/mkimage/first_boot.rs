@@ -77,7 +77,7 @@ const CHECKS: &[Check<Life>] = &[
 
 /// Runs the checks.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
-    let board = Board::read(&args.place.root, &args.place.board)?;
+    let board = args.place.read_board()?;
     let dir = args.place.dir();
     let place = Place::new(&dir, "first-boot")?;
     place.prepare(&board, true)?;

@@ -57,7 +57,8 @@ pub(crate) fn run(args: &FlashArgs) -> Result<()> {
     let Some(dev) = args.dev.as_deref().filter(|_| !args.list) else {
         return list(&host, args);
     };
-    let settings = args.settings.as_deref().map(owner::read).transpose()?;
+    let settings = args.settings.as_deref();
+    let settings = settings.map(|path| owner::read(path, owner::ANY_IMAGE)).transpose()?;
     let source = source(args);
     ensure!(
         source.is_file(),

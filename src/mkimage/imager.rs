@@ -29,6 +29,9 @@ pub(crate) struct ImagesArgs {
     /// How they are packed.
     #[arg(long, value_enum, default_value_t = Format::Xz)]
     compress: Format,
+    /// Folder with programs that are built already, named as cross/build.sh names them; built when not given.
+    #[arg(long)]
+    programs: Option<PathBuf>,
     /// Only these boards.
     #[arg(long)]
     board: Vec<String>,
@@ -86,13 +89,20 @@ pub(crate) fn images(args: &ImagesArgs) -> Result<()> {
     fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
     let boards = if args.board.is_empty() { board::ids(&args.root)? } else { args.board.clone() };
     for board in boards {
-        let place = Place { board: board.clone(), out: args.out.clone(), root: args.root.clone() };
+        let place = Place {
+            board: board.clone(),
+            variant: board::RELEASE.to_owned(),
+            out: args.out.clone(),
+            root: args.root.clone(),
+        };
+        let cross = place.read_board()?.cross;
+        let built = |name: &str| Some(args.programs.as_ref()?.join(format!("{name}-{cross}")));
         let place_dir = place.dir();
         let image = image_path(&place_dir);
         recipe::build(&ImageArgs {
             place,
-            binary: None,
-            stage1: None,
+            binary: built("copepod"),
+            stage1: built("stage1"),
             settings: None,
             update_lock: false,
             release: args.release.clone(),

@@ -112,8 +112,8 @@ mod tests {
         let lock = Lock::read(&path).unwrap();
         assert_eq!(lock.text(), fs::read_to_string(&path).unwrap());
         for id in crate::board::ids(&root).unwrap() {
-            let board = crate::board::Board::read(&root, &id).unwrap();
-            for (_, request) in board.packages.by_duty() {
+            let board = crate::board::Board::variant(&root, &id, "debug").unwrap();
+            for request in board.requests().into_iter().flat_map(|(_, requests)| requests) {
                 let found = lock.find(&board.debian.suite, &board.debian_arch, request);
                 assert!(!found.is_empty(), "{id}: {request}");
             }

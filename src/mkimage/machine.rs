@@ -25,6 +25,7 @@ use crate::{moved_uboot, owner, tools};
 /// Where a board's folder has the files of the boot partition.
 const BOOT: &str = "boot";
 const API_PORT: u16 = 6443;
+const SSH_PORT: u16 = 22;
 const STEP: Duration = Duration::from_millis(250);
 /// Emulation on a loaded machine is slow: these bound a hang, they are no aim.
 pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(420);
@@ -45,6 +46,7 @@ pub(crate) struct Machine {
     child: Child,
     console: Console,
     sockets: tempfile::TempDir,
+    keyboard: Option<UnixStream>,
     forward: u16,
     /// Where its data partition is, for boards without a port to the host.
     data: Option<DataPartition>,
@@ -129,6 +131,8 @@ impl Place {
 pub(crate) enum Network<'a> {
     /// To the host alone, its API server at `127.0.0.1:forward`.
     Alone { forward: u16 },
+    /// The same, and its SSH server at `127.0.0.1:ssh`.
+    WithSsh { forward: u16, ssh: u16 },
     /// To the switch at this socket, with the way to the host plugged in there too.
     Gateway { forward: u16, switch: &'a Path },
     /// To the switch at this socket, as its board of this number, 1 or more.
@@ -138,7 +142,9 @@ pub(crate) enum Network<'a> {
 impl Network<'_> {
     fn forward(self) -> Option<u16> {
         match self {
-            Network::Alone { forward } | Network::Gateway { forward, .. } => Some(forward),
+            Network::Alone { forward }
+            | Network::WithSsh { forward, .. }
+            | Network::Gateway { forward, .. } => Some(forward),
             Network::Plugged { .. } => None,
         }
     }
@@ -154,6 +160,9 @@ impl Network<'_> {
         let joined = |id: &str, peer: &str| format!("hubport,id={id},hubid=0,netdev={peer}");
         match self {
             Network::Alone { forward } => vec![user("net", forward)],
+            Network::WithSsh { forward, ssh } => {
+                vec![user("net", forward) + &format!(",hostfwd=tcp:127.0.0.1:{ssh}-:{SSH_PORT}")]
+            }
             Network::Gateway { forward, switch } => vec![
                 user("host-side", forward),
                 joined("host-port", "host-side"),
@@ -210,7 +219,7 @@ impl Machine {
         };
         let data =
             (!board.node.host_port).then(|| DataPartition::new(board, &place.disk)).transpose()?;
-        Ok(Machine { child, console, sockets, forward, data })
+        Ok(Machine { child, console, sockets, keyboard: None, forward, data })
     }
 
     pub(crate) fn log(&self) -> &Path {
@@ -291,6 +300,19 @@ impl Machine {
     pub(crate) fn forget_lines(&mut self) -> Result<()> {
         self.console.follow()?;
         self.console.unsearched.clear();
+        Ok(())
+    }
+
+    /// Types a line on the console.
+    pub(crate) fn type_line(&mut self, line: &str) -> Result<()> {
+        let path = self.sockets.path().join("console");
+        // Whatever the board has not read when the connection ends would be lost.
+        let mut keyboard = match self.keyboard.take() {
+            Some(keyboard) => keyboard,
+            None => connected(&path).context("connect to the board's console")?,
+        };
+        keyboard.write_all(format!("{line}\n").as_bytes())?;
+        self.keyboard = Some(keyboard);
         Ok(())
     }
 
@@ -380,6 +402,14 @@ impl Drop for Machine {
     }
 }
 
+/// A connection whose other end is never held up: what it shows is in the log.
+fn connected(path: &Path) -> std::io::Result<UnixStream> {
+    let stream = UnixStream::connect(path)?;
+    let mut shown = stream.try_clone()?;
+    std::thread::spawn(move || std::io::copy(&mut shown, &mut std::io::sink()));
+    Ok(stream)
+}
+
 fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> Result<Command> {
     let socket = |name: &str| {
         format!("socket,id={name},path={},server=on,wait=off", sockets.join(name).display())
@@ -407,7 +437,8 @@ fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> 
     for back_end in network.back_ends() {
         command.arg("-netdev").arg(back_end);
     }
-    command.arg("-chardev").arg(format!("file,id=console,path={}", place.log.display()));
+    let log = format!("{},logfile={}", socket("console"), place.log.display());
+    command.arg("-chardev").arg(log);
     for _ in 0..qemu.serial {
         command.args(["-serial", "null"]);
     }
@@ -493,7 +524,7 @@ pub(crate) fn crashes(log: &str) -> Vec<&str> {
 
 /// `mkimage run`: boots the board, waits for its node, runs a pod, and stays.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
-    let board = Board::read(&args.place.root, &args.place.board)?;
+    let board = args.place.read_board()?;
     let dir = args.place.dir();
     let place = Place::new(&dir, "run")?;
     place.prepare(&board, args.fresh)?;

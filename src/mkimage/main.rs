@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use board::Board;
 use clap::{Args, Parser, Subcommand};
 
 mod archive;
@@ -20,6 +21,7 @@ mod cpio;
 mod crates;
 mod cut_disk;
 mod data_partition;
+mod debug_trial;
 mod disks;
 mod first_boot;
 mod flash;
@@ -37,6 +39,7 @@ mod owner;
 mod packages;
 mod packed;
 mod pair;
+mod parts;
 mod progress;
 mod random;
 mod recipe;
@@ -74,6 +77,8 @@ enum Command {
     Test(TestArgs),
     /// Test a board from its first start on a larger card: settings, growth, clock, damage, factory reset.
     TestFirstBoot(TestArgs),
+    /// Test what the debug variant of an emulated board adds: a shell on the console, and SSH.
+    TestDebug(TestArgs),
     /// Test two boards on one network: a server and an agent that joins it.
     TestPair(PairArgs),
     /// Make the signed bundle of the image built last, for updates.
@@ -129,7 +134,10 @@ struct ReproduceArgs {
 struct Place {
     #[arg(long)]
     board: String,
-    /// Where the image and all intermediate files go; `boards/<board>` below it.
+    /// What is added to the board: a file of image/variants, such as `debug`.
+    #[arg(long, default_value = board::RELEASE)]
+    variant: String,
+    /// Where the image and all intermediate files go; `boards/<board>` or `boards/<board>-<variant>` below it.
     #[arg(long, default_value = "build")]
     out: PathBuf,
     /// The project's root.
@@ -201,7 +209,15 @@ impl Place {
     }
 
     fn dir_of(&self, board: &str) -> PathBuf {
-        self.out.join("boards").join(board)
+        let boards = self.out.join("boards");
+        match self.variant.as_str() {
+            board::RELEASE => boards.join(board),
+            variant => boards.join(format!("{board}-{variant}")),
+        }
+    }
+
+    fn read_board(&self) -> Result<Board> {
+        Board::variant(&self.root, &self.board, &self.variant)
     }
 }
 
@@ -222,6 +238,7 @@ fn work(command: Command) -> Result<()> {
         Command::Run(args) => machine::run(&args),
         Command::Test(args) => trial::run(&args),
         Command::TestFirstBoot(args) => first_boot::run(&args),
+        Command::TestDebug(args) => debug_trial::run(&args),
         Command::TestPair(args) => pair::run(&args),
         Command::Bundle(args) => bundle::build(&args),
         Command::TestOta(args) => ota_trial::test(&args),

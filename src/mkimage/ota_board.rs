@@ -60,7 +60,7 @@ impl OtaBoard {
         forward: u16,
         seed: u64,
     ) -> Result<OtaBoard> {
-        let board = Board::read(&paths.root, &paths.board)?;
+        let board = paths.read_board()?;
         let dir = paths.dir();
         let place = Place::new(&dir, name)?;
         let bundles = dir.join(name).join("bundles");

@@ -14,8 +14,11 @@ pub(crate) const NAME: &str = "copepod.yaml";
 /// Longer files are not read by the board either.
 const LENGTH_MAX: u64 = 64 * 1024;
 
-/// The text of a settings file that has no mistake the board would report.
-pub(crate) fn read(path: &Path) -> Result<String> {
+/// What an image can be that nothing is known of.
+pub(crate) const ANY_IMAGE: &str = "parts: [ssh, wifi]\n";
+
+/// The text of a settings file that has no mistake a board with the image's settings `image` would report.
+pub(crate) fn read(path: &Path, image: &str) -> Result<String> {
     let mut text = String::new();
     let file = File::open(path).with_context(|| format!("open the settings {}", path.display()))?;
     file.take(LENGTH_MAX + 1)
@@ -26,7 +29,7 @@ pub(crate) fn read(path: &Path) -> Result<String> {
         "the settings {} are longer than {LENGTH_MAX} bytes",
         path.display()
     );
-    let mistakes = init::check_settings(&text);
+    let mistakes = init::check_settings(&text, image);
     if !mistakes.is_empty() {
         bail!("the settings {} are wrong:\n  {}", path.display(), mistakes.join("\n  "));
     }
@@ -76,13 +79,13 @@ mod tests {
         ];
         for (text, mistake) in rows {
             fs::write(&path, text).unwrap();
-            match (read(&path), mistake) {
+            match (read(&path, ""), mistake) {
                 (Ok(read), None) => assert_eq!(read, text),
                 (Err(error), Some(part)) => assert!(error.to_string().contains(part), "{error}"),
                 (result, _) => panic!("{text:?}: {result:?}"),
             }
         }
         fs::write(&path, "#".repeat(70_000)).unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("longer than"));
+        assert!(read(&path, "").unwrap_err().to_string().contains("longer than"));
     }
 }

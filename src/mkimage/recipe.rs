@@ -46,8 +46,9 @@ pub(crate) struct Programs {
 pub(crate) fn build(args: &ImageArgs) -> Result<()> {
     tools::check(tools::IMAGE)?;
     let root = &args.place.root;
-    let board = Board::read(root, &args.place.board)?;
-    let settings = args.settings.as_deref().map(owner::read).transpose()?;
+    let board = args.place.read_board()?;
+    let image = root_tree::config(&board, 0);
+    let settings = args.settings.as_deref().map(|path| owner::read(path, &image)).transpose()?;
     let dir = args.place.dir();
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let epoch = epoch(root)?;

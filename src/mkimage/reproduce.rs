@@ -15,7 +15,7 @@ use crate::card::CHUNK_LEN;
 use crate::recipe::{self, Programs, image_path};
 use crate::show::{mib, seconds, step};
 use crate::tools::{program, run, tool};
-use crate::{ImageArgs, ReproduceArgs, sbom};
+use crate::{ImageArgs, Place, ReproduceArgs, sbom};
 
 /// Where the second image and the second programs are made; below the first ones' place.
 const AGAIN: &str = "reproduce";
@@ -26,7 +26,7 @@ const DIFFERENCES_MAX: usize = 20;
 
 pub(crate) fn check(args: &ReproduceArgs) -> Result<()> {
     let image = &args.image;
-    let board = Board::read(&image.place.root, &image.place.board)?;
+    let board = image.place.read_board()?;
     let programs = recipe::programs(image, &board)?;
     let mut differences = Vec::new();
     if args.programs {
@@ -60,13 +60,14 @@ fn again(image: &ImageArgs, programs: &Programs) -> Result<PathBuf> {
     println!("==> build the image a second time, in {}", out.display());
     let mut command = program("sh");
     command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(std::env::current_exe()?);
-    command.args(["image", "--board", &image.place.board]);
+    let Place { board, variant, .. } = &image.place;
+    command.args(["image", "--board", board, "--variant", variant]);
     command.arg("--root").arg(&image.place.root).arg("--out").arg(&out);
     command.arg("--binary").arg(&programs.binary).arg("--stage1").arg(&programs.stage1);
     command.env("TZ", "Pacific/Chatham").env("LC_ALL", "tr_TR.UTF-8").env("LANG", "tr_TR.UTF-8");
     run(&mut command)?;
     println!("    done ({})", seconds(began.elapsed()));
-    Ok(out.join("boards").join(&image.place.board))
+    Ok(Place { out, ..image.place.clone() }.dir())
 }
 
 /// The second build takes the package files of the first, as a machine with the same mirror would.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::board::Board;
 use crate::cpio::Archive;
 use crate::kernel_modules::{Index, content, image_name};
+use crate::parts;
 use crate::recipe::copy_sparse;
 use crate::sources::Sources;
 
@@ -38,11 +39,7 @@ const LINKS: [(&str, &str); 5] = [
     ("var/run", "../run"),
     ("var/log", "../run/log"),
 ];
-const FILES: [(&str, &str); 5] = [
-    (
-        "etc/passwd",
-        "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n",
-    ),
+const FILES: [(&str, &str); 4] = [
     ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
     ("etc/nsswitch.conf", "hosts: files dns\n"),
@@ -78,6 +75,11 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
     for (name, text) in FILES {
         fs::write(root.join(name), text)?;
     }
+    fs::write(root.join("etc/passwd"), accounts(parts.board))?;
+    for (name, part) in &parts.board.parts {
+        let packages = parts.sources.dir(name)?;
+        parts::install(part, packages, root).with_context(|| format!("[parts.{name}]"))?;
+    }
     let binary = root.join("usr/bin/copepod");
     fs::copy(parts.binary, &binary).with_context(|| format!("copy {}", parts.binary.display()))?;
     fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
@@ -101,7 +103,8 @@ pub(crate) fn build(root: &Path, parts: &Ingredients<'_>) -> Result<()> {
     let target = root.join("usr/lib/copepod/modules");
     let modules = parts.sources.modules();
     let index = Index::read(&modules)?;
-    let devices = wanted(&parts.board.modules.devices);
+    let mut devices = wanted(&parts.board.modules.devices);
+    devices.extend(parts.board.parts.values().flat_map(|part| part.modules.clone()));
     for file in parts.order.iter().chain(&index.order(&devices, parts.order)?) {
         fs::write(target.join(image_name(file)), content(&modules.join(file))?)?;
     }
@@ -131,12 +134,20 @@ pub(crate) fn settle_modes(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Root has a shell only where there is one.
+fn accounts(board: &Board) -> String {
+    let shell = if board.parts.contains_key("shell") { "/bin/sh" } else { "/sbin/nologin" };
+    format!("root:x:0:0:root:/root:{shell}\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n")
+}
+
 /// The image's settings for PID 1.
-fn config(board: &Board, epoch: u64) -> String {
+pub(crate) fn config(board: &Board, epoch: u64) -> String {
     let node = &board.node;
     let args = node.args.iter().map(|arg| format!("{arg:?}")).collect::<Vec<_>>().join(", ");
+    let parts: Vec<&str> = board.parts.keys().map(String::as_str).collect();
+    let parts = parts.join(", ");
     format!(
-        "role: {}\nhostname: {}\nargs: [{args}]\nbuild-epoch: {epoch}\nhost-port: {}\n",
+        "role: {}\nhostname: {}\nargs: [{args}]\nbuild-epoch: {epoch}\nhost-port: {}\nparts: [{parts}]\n",
         node.role, node.hostname, node.host_port
     )
 }

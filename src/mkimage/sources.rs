@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::board::Board;
 use crate::lock::Lock;
-use crate::packages::{Apt, unpack};
+use crate::packages::{Apt, Package, unpack};
 use crate::sbom::Shipped;
 use crate::show::step;
 use crate::tools::{run, tool};
@@ -22,7 +22,7 @@ const DEVICE_TREES: [&str; 4] =
 #[derive(Debug)]
 pub(crate) struct Sources {
     pub(crate) packages: Vec<Shipped>,
-    duties: BTreeMap<&'static str, PathBuf>,
+    duties: BTreeMap<String, PathBuf>,
     /// Where the kernel's `lib/modules` is: the package's folder or `usr` in it.
     base: PathBuf,
     version: String,
@@ -41,16 +41,22 @@ impl Sources {
         fs::create_dir_all(cache)?;
         let mut lock = Lock::read(&root.join(LOCK))?;
         let mut apt = Apt::new(cache, &board.debian, &board.debian_arch);
-        let mut packages = Vec::new();
+        let mut packages: Vec<Shipped> = Vec::new();
         let mut duties = BTreeMap::new();
-        for (duty, request) in board.packages.by_duty() {
-            let fetched = apt.fetch(request, &mut lock, newest)?;
+        for (duty, requests) in board.requests() {
+            let mut fetched = Vec::new();
+            for request in requests {
+                fetched.extend(apt.fetch(request, &mut lock, newest)?);
+            }
             let target = dir.join(duty);
             unpack(&fetched, &target)?;
-            let shipped =
-                fetched.into_iter().map(|it| Shipped { entry: it.entry, unpacked: target.clone() });
-            packages.extend(shipped);
-            duties.insert(duty, target);
+            for Package { entry, .. } in fetched {
+                // Several parts may want the same one.
+                if packages.iter().all(|known| known.entry.name != entry.name) {
+                    packages.push(Shipped { entry, unpacked: target.clone() });
+                }
+            }
+            duties.insert(duty.to_owned(), target);
         }
         let kernel = dir.join("kernel");
         let base = if kernel.join("lib/modules").is_dir() { kernel } else { kernel.join("usr") };

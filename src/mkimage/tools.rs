@@ -17,6 +17,7 @@ pub(crate) const IMAGE: &[(&str, &str)] = &[
     ("mkfs.vfat", "dosfstools"),
     ("mkimage", "u-boot-tools"),
     ("mksquashfs", "squashfs-tools"),
+    ("readelf", "binutils"),
     ("veritysetup", "cryptsetup-bin"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),

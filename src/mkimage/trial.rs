@@ -104,7 +104,7 @@ const TAIL_LINES: usize = 60;
 
 /// Runs the board's checks.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
-    let board = Board::read(&args.place.root, &args.place.board)?;
+    let board = args.place.read_board()?;
     let dir = args.place.dir();
     let place = Place::new(&dir, "test")?;
     place.prepare(&board, true)?;

@@ -2,7 +2,7 @@
 
 use super::field::{Field, Row, read};
 use super::mistakes::Mistake;
-use super::{Addressing, Link, Raw, Secret, registries, tree, values};
+use super::{Addressing, Link, Raw, Secret, Wifi, WifiNetwork, registries, tree, values};
 
 /// Keys of the owner's file; the image's may have them too.
 const SHARED: &[Row<Raw>] = &[
@@ -15,10 +15,11 @@ const SHARED: &[Row<Raw>] = &[
     ("taints", |raw, field, notes| raw.taints = field.list(values::taint, notes)),
     ("interface", |raw, field, notes| raw.interface = field.parsed(values::interface, notes)),
     ("network", |raw, field, notes| raw.links = links(field, notes)),
+    ("wifi", |raw, field, notes| raw.wifi = wifi(field, notes)),
     ("dns", |raw, field, notes| dns(raw, field, notes)),
     ("ntp", |raw, field, notes| raw.ntp = field.list(values::host, notes)),
     ("registries", |raw, field, notes| raw.registries = registries::read(field, notes).map(Secret)),
-    ("ssh-keys", |_, field, notes| field.wrong("is not read: no image has an SSH server", notes)),
+    ("ssh-keys", |raw, field, notes| raw.ssh_keys = field.list(values::ssh_key, notes)),
     ("args", |raw, field, notes| raw.args = field.list(values::any, notes)),
 ];
 
@@ -28,7 +29,7 @@ const IMAGE: &[Row<Raw>] = &[
     ("host-port", |raw, field, notes| raw.host_port = field.parsed(values::switch, notes)),
     ("health-port", |raw, field, notes| raw.health_port = field.parsed(values::number, notes)),
     ("kubeconfig", |raw, field, notes| raw.kubeconfig = field.text(notes).map(Into::into)),
-    ("shell", |raw, field, notes| raw.shell = field.parsed(values::switch, notes)),
+    ("parts", |raw, field, notes| raw.parts = field.list(values::any, notes)),
 ];
 
 pub(crate) fn parse_owner(text: &str) -> (Raw, Vec<Mistake>) {
@@ -76,6 +77,41 @@ fn dns(raw: &mut Raw, field: &Field<'_>, notes: &mut Vec<Mistake>) {
         tree::Content::Map(entries) => read(raw, &[KEYS], &field.path, entries, notes),
         _ => raw.dns.servers = field.list(values::address, notes),
     }
+}
+
+#[derive(Default)]
+struct RawWifi {
+    country: Option<String>,
+    ssid: Option<String>,
+    password: Option<Secret>,
+    hidden: Option<bool>,
+}
+
+/// A network, or several; the country of one holds for all.
+fn wifi(field: &Field<'_>, notes: &mut Vec<Mistake>) -> Option<Wifi> {
+    const KEYS: &[Row<RawWifi>] = &[
+        ("country", |raw, field, notes| raw.country = field.parsed(values::country, notes)),
+        ("ssid", |raw, field, notes| raw.ssid = field.parsed(values::ssid, notes)),
+        ("password", |raw, field, notes| {
+            raw.password = field.parsed(values::wifi_password, notes).map(Secret);
+        }),
+        ("hidden", |raw, field, notes| raw.hidden = field.parsed(values::switch, notes)),
+    ];
+    let mut wifi = Wifi::default();
+    for item in field.items(notes) {
+        let mut raw = RawWifi::default();
+        let entries = item.entries(notes).to_vec();
+        read(&mut raw, &[KEYS], &item.path, &entries, notes);
+        wifi.country = wifi.country.or(raw.country);
+        let hidden = raw.hidden.unwrap_or_default();
+        match (raw.ssid, raw.password) {
+            (Some(ssid), Some(password)) => {
+                wifi.networks.push(WifiNetwork { ssid, password, hidden });
+            }
+            _ => item.wrong("lacks a valid ssid or password; it is left out", notes),
+        }
+    }
+    (!wifi.networks.is_empty()).then_some(wifi)
 }
 
 #[derive(Default)]

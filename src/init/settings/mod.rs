@@ -65,7 +65,10 @@ pub(crate) struct Raw {
     host_port: Option<bool>,
     health_port: Option<u16>,
     kubeconfig: Option<PathBuf>,
-    shell: Option<bool>,
+    ssh_keys: Vec<String>,
+    wifi: Option<Wifi>,
+    /// What the image has that not every image has: `shell`, `ssh`, `wifi`.
+    parts: Vec<String>,
     /// Where the keys stand, for what only shows when all is read.
     places: Vec<(String, mistakes::Place)>,
 }
@@ -91,6 +94,23 @@ pub(crate) struct Dns {
     pub(crate) search: Vec<String>,
 }
 
+/// Networks without a cable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wifi {
+    /// Whose rules for channels and power hold, as ISO 3166 names it; those that hold everywhere when none.
+    pub(crate) country: Option<String>,
+    /// In the order of preference.
+    pub(crate) networks: Vec<WifiNetwork>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WifiNetwork {
+    pub(crate) ssid: String,
+    pub(crate) password: Secret,
+    /// It does not announce its name.
+    pub(crate) hidden: bool,
+}
+
 /// What PID 1 acts on; cannot be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -108,11 +128,21 @@ pub(crate) struct Settings {
     pub(crate) build_epoch: u64,
     /// Whether the console has a shell; the debug variant's has.
     pub(crate) shell: bool,
+    /// Who may come in by SSH; nobody but on images that have a server for it.
+    pub(crate) ssh_keys: Vec<String>,
+    /// The networks to join without a cable.
+    pub(crate) wifi: Option<Wifi>,
     /// Whether to serve the hypervisor's port, which hands out the kubeconfig.
     pub(crate) host_port: bool,
     /// The node is healthy when it accepts connections here; an agent only has to stay up.
     pub(crate) health_port: Option<u16>,
     pub(crate) kubeconfig: PathBuf,
+}
+
+impl Raw {
+    fn has(&self, part: &str) -> bool {
+        self.parts.iter().any(|name| name == part)
+    }
 }
 
 impl Settings {
@@ -133,10 +163,10 @@ impl Settings {
     }
 }
 
-/// What is wrong with the text of an owner's file, one line each.
-pub(crate) fn check(text: &str) -> Vec<String> {
+/// What is wrong with the text of an owner's file on an image with these settings, one line each.
+pub(crate) fn check(text: &str, image: &str) -> Vec<String> {
     let (owner, mut problems) = parse_owner(text);
-    resolve(Raw::default(), owner, &mut problems);
+    resolve(parse_image(image).0, owner, &mut problems);
     mistakes::shown(&problems, OWNER_FILE)
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::mistakes::Mistake;
 use super::{Addressing, Link, Raw, Role, Settings};
 use crate::phases::DATA;
+use crate::wifi;
 
 const HOSTNAME: &str = "copepod";
 const HEALTH_PORT: u16 = 6443;
@@ -15,13 +16,19 @@ pub(crate) const REGISTRIES_FILE: &str = "/run/copepod/registries.yaml";
 /// The owner's settings before the image's. Adds what is wrong with the owner's as a whole.
 pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Settings {
     let role = owner.role.or(image.role).unwrap_or(Role::Server);
-    let owner = checked(role, owner, mistakes);
+    let owner = checked(role, &image, owner, mistakes);
+    let shell = image.has("shell");
     let kubeconfig = owner.kubeconfig.clone().or(image.kubeconfig.clone());
     let kubeconfig = kubeconfig.unwrap_or_else(|| Path::new(DATA).join("kubeconfig.yaml"));
     let mut links = if owner.links.is_empty() { image.links.clone() } else { owner.links.clone() };
     if links.is_empty() {
         let interface = owner.interface.clone().or(image.interface.clone());
         links = vec![Link { interface, addressing: Addressing::Dhcp }];
+    }
+    let wireless = |link: &Link| link.interface.as_deref() == Some(wifi::INTERFACE);
+    if owner.wifi.is_some() && !links.iter().any(wireless) {
+        let interface = Some(wifi::INTERFACE.to_owned());
+        links.push(Link { interface, addressing: Addressing::Dhcp });
     }
     let mut node: Vec<String> = match role {
         Role::Server => {
@@ -56,7 +63,9 @@ pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Se
         token,
         registries,
         build_epoch: image.build_epoch.unwrap_or_default(),
-        shell: image.shell.unwrap_or_default(),
+        shell,
+        ssh_keys: owner.ssh_keys,
+        wifi: owner.wifi,
         host_port: image.host_port.unwrap_or_default(),
         health_port: (role == Role::Server).then_some(health_port),
         kubeconfig,
@@ -64,7 +73,7 @@ pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Se
 }
 
 /// What the keys of the owner's file say together: leaves out what contradicts the rest, and says so.
-fn checked(role: Role, mut owner: Raw, mistakes: &mut Vec<Mistake>) -> Raw {
+fn checked(role: Role, image: &Raw, mut owner: Raw, mistakes: &mut Vec<Mistake>) -> Raw {
     let places = std::mem::take(&mut owner.places);
     let mut wrong = |path: &str, text: &str| {
         let place = |key: &str| places.iter().find(|(name, _)| name == key).map(|(_, at)| *at);
@@ -88,6 +97,14 @@ fn checked(role: Role, mut owner: Raw, mistakes: &mut Vec<Mistake>) -> Raw {
     }
     if !owner.links.is_empty() && owner.interface.is_some() {
         wrong("interface", "stands beside network, which holds");
+    }
+    if !owner.ssh_keys.is_empty() && !image.has("ssh") {
+        owner.ssh_keys.clear();
+        wrong("ssh-keys", "is for the debug variant of an image; this one has no SSH server");
+    }
+    if owner.wifi.is_some() && !image.has("wifi") {
+        owner.wifi = None;
+        wrong("wifi", "is left out: the image of this board has nothing for Wi-Fi");
     }
     owner
 }

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::Role;
 
 const NAME_MAX: usize = 253;
+/// An RSA key of 16384 bits has less.
+const SSH_KEY_MAX: usize = 4096;
 
 pub(crate) fn role(text: &str) -> Result<Role, String> {
     match text {
@@ -146,4 +148,50 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     let named = text.len() <= NAME_MAX && crate::dhcp::is_domain(text);
     let wrong = || format!("expected a name or an address such as pool.ntp.org, found {text:?}");
     (named || text.parse::<IpAddr>().is_ok()).then(|| text.to_owned()).ok_or_else(wrong)
+}
+
+/// Two letters, such as DE.
+pub(crate) fn country(text: &str) -> Result<String, String> {
+    let plain = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let wrong = || format!("expected a country as two letters such as DE, found {text:?}");
+    plain.then(|| text.to_ascii_uppercase()).ok_or_else(wrong)
+}
+
+/// The name of a wireless network: any characters, at most 32 bytes.
+pub(crate) fn ssid(text: &str) -> Result<String, String> {
+    let wrong = || format!("expected the name of a network, 1 to 32 bytes, found {text:?}");
+    (1..=32).contains(&text.len()).then(|| text.to_owned()).ok_or_else(wrong)
+}
+
+/// As IEEE 802.11 has it: 8 to 63 printable ASCII characters, or the 64 hexadecimal digits that are made of them. What is
+/// wrong with it is not shown.
+pub(crate) fn wifi_password(text: &str) -> Result<String, String> {
+    let printable = || text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    let fits = match text.len() {
+        8..=63 => printable(),
+        64 => text.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        _ => false,
+    };
+    fits.then(|| text.to_owned()).ok_or_else(|| {
+        "expected 8 to 63 letters, digits and signs of ASCII, or 64 hexadecimal digits".to_owned()
+    })
+}
+
+/// A line of an `authorized_keys` file without options in front, which would run commands.
+pub(crate) fn ssh_key(text: &str) -> Result<String, String> {
+    const KINDS: [&str; 5] = [
+        "ssh-ed25519",
+        "ssh-rsa",
+        "ecdsa-sha2-nistp256",
+        "ecdsa-sha2-nistp384",
+        "ecdsa-sha2-nistp521",
+    ];
+    let base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
+    let mut words = text.split(' ');
+    let kind = words.next().is_some_and(|word| KINDS.contains(&word));
+    let key = words.next().is_some_and(|word| word.starts_with("AAAA") && word.bytes().all(base64));
+    let wrong =
+        || format!("expected a public key such as \"ssh-ed25519 AAAA... me\", found {text:?}");
+    let one_line = text.len() <= SSH_KEY_MAX && !text.chars().any(char::is_control);
+    (kind && key && one_line).then(|| text.to_owned()).ok_or_else(wrong)
 }

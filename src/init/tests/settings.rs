@@ -2,7 +2,7 @@
 
 use crate::settings::mistakes::shown;
 use crate::settings::{Addressing, Link, Secret, Settings, parse_image, parse_owner, resolve};
-use crate::{network, notices};
+use crate::{network, notices, wifi};
 
 /// What an owner's file comes to on an image's, and what is said about it.
 fn both(image: &str, owner: &str) -> (Settings, Vec<String>) {
@@ -71,6 +71,38 @@ fn every_key_reaches_its_place() {
 }
 
 #[test]
+fn keys_for_ssh_are_taken_where_there_is_a_server() {
+    let owner = "ssh-keys: [ssh-ed25519 AAAA+/= me@home, ecdsa-sha2-nistp256 AAAA]";
+    let (settings, mistakes) = both("parts: [ssh]", owner);
+    assert_eq!(settings.ssh_keys, ["ssh-ed25519 AAAA+/= me@home", "ecdsa-sha2-nistp256 AAAA"]);
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    assert!(both("", owner).0.ssh_keys.is_empty());
+}
+
+#[test]
+fn wireless_networks_are_written_so_that_none_breaks_out() {
+    let image = "parts: [wifi]";
+    let owner = "wifi:\n- {ssid: \"a\\\"\\n}\", password: 'pass\"word\"', country: de}\n\
+                 - {ssid: h\u{fc}tte, password: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789ABCDEF, hidden: true}";
+    let (settings, mistakes) = both(image, owner);
+    assert!(mistakes.is_empty(), "{mistakes:?}");
+    let rest = "\tkey_mgmt=WPA-PSK WPA-PSK-SHA256\n\tieee80211w=1\n";
+    let expected = format!(
+        "country=DE\n\
+         network={{\n\tssid=61220a7d\n\tpsk=\"pass\"word\"\"\n{rest}\tscan_ssid=0\n\tpriority=2\n}}\n\
+         network={{\n\tssid=68c3bc747465\n\tpsk=0123456789abcdef0123456789abcdef0123456789abcdef0123456789ABCDEF\n\
+         {rest}\tscan_ssid=1\n\tpriority=1\n}}\n"
+    );
+    assert_eq!(wifi::config(settings.wifi.as_ref().unwrap()), expected);
+    let names: Vec<_> = settings.links.iter().map(|link| link.interface.as_deref()).collect();
+    assert_eq!(names, [None, Some("wlan0")]);
+    let (settings, _) =
+        both(image, "network: {interface: wlan0}\nwifi: {ssid: x, password: 12345678}");
+    assert_eq!(settings.links.len(), 1);
+    assert!(!format!("{settings:?}").contains("12345678"));
+}
+
+#[test]
 fn short_forms_mean_the_same() {
     let labels = ["labels: {room: kitchen}", "labels: [room=kitchen]", "labels: room=kitchen"];
     for text in labels {
@@ -104,7 +136,26 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("token: [secret]", &["f:1:8: token: expected text, found a list"]),
     ("token: two words", &["f:1:8: token: expected one word"]),
     ("token: a\nargs: [--token=b]", &["f:1:1: token: stands in args too"]),
-    ("ssh-keys: ssh-ed25519 AAAA me", &["f:1:11: ssh-keys: is not read"]),
+    ("ssh-keys: ssh-ed25519 AAAA me", &["f:1:1: ssh-keys: is for the debug variant"]),
+    ("wifi: {ssid: home, password: 12345678}", &["f:1:1: wifi: is left out: the image"]),
+    (
+        "wifi:\n- {ssid: home, password: secret}\n- {ssid: '', password: 12345678, country: GER}",
+        &[
+            "f:2:3: wifi[0]: lacks a valid ssid or password",
+            "f:2:26: wifi[0].password: expected 8 to 63 letters",
+            "f:3:3: wifi[1]: lacks a valid",
+            "f:3:10: wifi[1].ssid: expected the name of a network",
+            "f:3:43: wifi[1].country: expected a country",
+        ],
+    ),
+    (
+        "wifi: {ssid: home, password: \"1234\\n5678\"}",
+        &["f:1:7: wifi: lacks", "f:1:30: wifi.password: expected 8"],
+    ),
+    ("ssh-keys: [command=x ssh-rsa AAAA]", &["f:1:12: ssh-keys[0]: expected a public key"]),
+    ("ssh-keys: ssh-dss AAAA", &["f:1:11: ssh-keys: expected a public key"]),
+    ("ssh-keys: \"ssh-rsa AAAA\\nssh-rsa AAAA\"", &["f:1:11: ssh-keys: expected a public key"]),
+    ("ssh-keys: ssh-rsa secret", &["f:1:11: ssh-keys: expected a public key"]),
     ("labels: {'a b': c}", &["f:1:17: labels.a b: a b=c is no label"]),
     ("labels: [room]", &["f:1:10: labels[0]: expected key=value"]),
     ("taints:\n- a=b:Never\n- good:NoSchedule", &["f:2:3: taints[0]: expected key=value:effect"]),
@@ -220,9 +271,9 @@ fn many_mistakes_are_counted() {
 
 #[test]
 fn a_shell_is_the_images_to_give() {
-    assert!(both("shell: true", "").0.shell);
-    let (settings, mistakes) = both("", "shell: true");
-    assert!(!settings.shell && mistakes[0].starts_with("f:1:1: shell: is no setting"));
+    assert!(both("parts: [ssh, shell]", "").0.shell);
+    let (settings, mistakes) = both("", "parts: [shell]");
+    assert!(!settings.shell && mistakes[0].starts_with("f:1:1: parts: is no setting"));
 }
 
 #[test]

@@ -1,0 +1,58 @@
+//! Wi-Fi: what wpa_supplicant is told, and how it is started. It keeps the connection, the network child the address.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::Error;
+use crate::service::Description;
+use crate::settings::{Secret, Wifi, WifiNetwork};
+
+/// What the kernel calls the first wireless interface.
+pub(crate) const INTERFACE: &str = "wlan0";
+const PROGRAM: &str = "/usr/bin/wpa_supplicant";
+const CONFIG: &str = "/run/copepod/wifi.conf";
+const GRACE: Duration = Duration::from_secs(2);
+const HEX_DIGITS: usize = 64;
+
+/// Writes the networks and their passwords where only root reads them.
+pub(crate) fn prepare(wifi: Option<&Wifi>) -> Result<(), Error> {
+    let Some(wifi) = wifi else { return Ok(()) };
+    let path = Path::new(CONFIG);
+    sys::replace_file(path, config(wifi).as_bytes(), 0o600).map_err(Error::file("write", path))
+}
+
+pub(crate) fn supplicant() -> Description {
+    let arguments = ["-D", "nl80211", "-i", INTERFACE, "-c", CONFIG];
+    Description {
+        name: "wifi",
+        program: PROGRAM.into(),
+        called: "wpa_supplicant",
+        arguments: arguments.map(str::to_owned).into(),
+        oom_score: -950,
+        grace: GRACE,
+        makes_session: false,
+    }
+}
+
+/// The text of wpa_supplicant.conf(5), without a socket to change it by.
+pub(crate) fn config(wifi: &Wifi) -> String {
+    let country = wifi.country.iter().map(|country| format!("country={country}\n"));
+    let ranked = (1..=wifi.networks.len()).rev().zip(&wifi.networks);
+    country.chain(ranked.map(|(priority, network)| block(network, priority))).collect()
+}
+
+fn block(network: &WifiNetwork, priority: usize) -> String {
+    // As hexadecimal digits a name can hold what it likes.
+    let ssid: String = network.ssid.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let Secret(password) = &network.password;
+    // A quoted word ends at the last quote of its line, so those inside need no escape.
+    let psk = match password.len() {
+        HEX_DIGITS => password.clone(),
+        _ => format!("\"{password}\""),
+    };
+    let hidden = u8::from(network.hidden);
+    format!(
+        "network={{\n\tssid={ssid}\n\tpsk={psk}\n\tkey_mgmt=WPA-PSK WPA-PSK-SHA256\n\tieee80211w=1\n\
+         \tscan_ssid={hidden}\n\tpriority={priority}\n}}\n"
+    )
+}
