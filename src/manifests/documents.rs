@@ -44,7 +44,7 @@ pub(crate) fn read(text: &str) -> Result<Vec<Document>, Mistake> {
 fn parts(text: &str) -> Vec<(usize, String)> {
     let mut parts = vec![(1, String::new())];
     for (index, line) in text.lines().enumerate() {
-        let is_separator = line.strip_prefix("---").is_some_and(|rest| rest.trim().is_empty());
+        let is_separator = line.strip_prefix("---").is_some_and(is_blank);
         match parts.last_mut() {
             Some((_, part)) if !is_separator => {
                 part.push_str(line);

@@ -31,7 +31,7 @@ fn documents_know_their_lines() {
         ("# nothing\n---\n\n--- \n".to_owned(), vec![]),
         (one.to_owned(), vec![(1, a.clone())]),
         (format!("# head\n---\n{one}---\n{two}"), vec![(3, a.clone()), (7, b.clone())]),
-        (format!("{one}--- \n# none\n---\n{two}"), vec![(1, a.clone()), (7, b.clone())]),
+        (format!("{one}--- # more\n# none\n---\n{two}"), vec![(1, a.clone()), (7, b.clone())]),
         (format!("---\n{list}"), vec![(2, a.clone()), (2, b)]),
         (json, vec![(1, a)]),
     ] {
