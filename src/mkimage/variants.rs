@@ -1,5 +1,7 @@
 //! Bundles for tests, made from an image that is built: another version, and something broken in it.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +22,7 @@ const INIT: &str = "sbin/init";
 const NO_ARGS: &str = "args: []";
 
 /// What is wrong with a variant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     None,
     /// The boot loader cannot start the kernel.
@@ -37,6 +39,13 @@ pub(crate) enum Fault {
     Board,
 }
 
+impl Fault {
+    /// The fault if it lies in the root.
+    fn of_root(self) -> Option<Fault> {
+        matches!(self, Fault::Init | Fault::Server | Fault::Health).then_some(self)
+    }
+}
+
 /// One bundle to make.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
@@ -47,6 +56,12 @@ pub(crate) struct Variant {
     pub(crate) healthy_within: u32,
 }
 
+/// A root that is made, and its verity line.
+struct Root {
+    file: tempfile::NamedTempFile,
+    verity: String,
+}
+
 /// Makes the bundles in `folder`.
 pub(crate) fn make(
     place: &Place,
@@ -55,8 +70,9 @@ pub(crate) fn make(
     folder: &Path,
 ) -> Result<()> {
     let key = secret_key(&place.root, None)?;
+    let mut roots = BTreeMap::new();
     for variant in variants {
-        one(place, board, variant, folder, &key)
+        one(place, board, variant, folder, &key, &mut roots)
             .with_context(|| format!("make bundle {}", variant.name))?;
     }
     Ok(())
@@ -68,23 +84,27 @@ fn one(
     variant: &Variant,
     folder: &Path,
     key: &SecretKey,
+    roots: &mut BTreeMap<(&'static str, Option<Fault>), Root>,
 ) -> Result<()> {
-    let built = SlotFiles::of(&place.dir());
     let work = tempfile::Builder::new().prefix("copepod-").tempdir_in(folder)?;
-    let slot = SlotFiles { boot: work.path().join("slot"), root: work.path().join("root.img") };
-    let tree = work.path().join("root");
-    copy(&place.dir().join("root"), &tree)?;
-    copy(&built.boot, &slot.boot)?;
-    let text = fs::read(tree.join(RELEASE)).with_context(|| format!("read {RELEASE}"))?;
-    let mut release: Release = serde_json::from_slice(&text)?;
+    let text = fs::read(place.dir().join("root").join(RELEASE));
+    let mut release: Release =
+        serde_json::from_slice(&text.with_context(|| format!("read {RELEASE}"))?)?;
     release.version = variant.version.parse()?;
-    set(&tree, &release)?;
-    spoil(variant.fault, &tree, &slot)?;
-    let verity = verified_root(&tree, &slot.root, &board.disk, epoch(&place.root)?)?;
+    // Packing a root takes far longer than everything else.
+    let root = match roots.entry((variant.version, variant.fault.of_root())) {
+        Entry::Occupied(made) => made.into_mut(),
+        Entry::Vacant(place_of) => {
+            place_of.insert(root(place, board, &release, variant.fault, folder)?)
+        }
+    };
+    let slot = SlotFiles { boot: work.path().join("slot"), root: root.file.path().to_owned() };
+    copy(&SlotFiles::of(&place.dir()).boot, &slot.boot)?;
+    spoil_slot(variant.fault, &slot)?;
     let path = slot.boot.join(DESCRIPTION);
     let description = fs::read_to_string(&path)?;
     let lines = description.lines().map(|line| match line.starts_with("verity=") {
-        true => format!("verity={verity}\n"),
+        true => format!("verity={}\n", root.verity),
         false => format!("{line}\n"),
     });
     fs::write(&path, lines.collect::<String>())?;
@@ -103,22 +123,44 @@ fn one(
     bundle::make(&slot, &release, &terms, key, &folder.join(variant.name))
 }
 
-fn spoil(fault: Fault, tree: &Path, slot: &SlotFiles) -> Result<()> {
+/// Packs the root of a release with what is wrong in it.
+fn root(
+    place: &Place,
+    board: &Board,
+    release: &Release,
+    fault: Fault,
+    folder: &Path,
+) -> Result<Root> {
+    let work = tempfile::Builder::new().prefix("copepod-").tempdir_in(folder)?;
+    let tree = work.path().join("root");
+    copy(&place.dir().join("root"), &tree)?;
+    set(&tree, release)?;
+    spoil_root(fault, &tree)?;
+    let file = tempfile::NamedTempFile::new_in(folder)?;
+    let verity = verified_root(&tree, file.path(), &board.disk, epoch(&place.root)?)?.to_string();
+    Ok(Root { file, verity })
+}
+
+fn spoil_root(fault: Fault, tree: &Path) -> Result<()> {
     match fault {
-        Fault::None | Fault::Signature | Fault::Board => Ok(()),
-        Fault::Kernel => {
-            let path = slot.boot.join("kernel");
-            let length = fs::metadata(&path)?.len();
-            fs::write(&path, [])?;
-            Ok(fs::File::options().write(true).open(&path)?.set_len(length)?)
-        }
         Fault::Init => {
             fs::remove_file(tree.join(INIT))?;
             Ok(fs::write(tree.join(INIT), "no program\n")?)
         }
         Fault::Server => add_argument(tree, "--no-such-flag"),
         Fault::Health => add_argument(tree, "--disable-agent"),
+        Fault::None | Fault::Kernel | Fault::Signature | Fault::Board => Ok(()),
     }
+}
+
+fn spoil_slot(fault: Fault, slot: &SlotFiles) -> Result<()> {
+    if fault != Fault::Kernel {
+        return Ok(());
+    }
+    let path = slot.boot.join("kernel");
+    let length = fs::metadata(&path)?.len();
+    fs::write(&path, [])?;
+    Ok(fs::File::options().write(true).open(&path)?.set_len(length)?)
 }
 
 fn add_argument(tree: &Path, argument: &str) -> Result<()> {
