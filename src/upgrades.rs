@@ -149,7 +149,7 @@ impl Upgrades {
         }
     }
 
-    /// Takes the request of the node's annotation.
+    /// Takes the request of the node's annotation. One that is there since before the start waits until the slot is confirmed.
     async fn follow(&mut self, node: &Node) {
         if client::revision_of(node) < self.taken_away {
             return;
@@ -162,7 +162,7 @@ impl Upgrades {
         };
         if self.finished.as_ref() == Some(source) {
             self.take_annotation_away().await;
-        } else if self.work.is_none() {
+        } else if self.work.is_none() && (self.facts.confirmed || self.facts.trial) {
             let allow_downgrade = annotations.get(DOWNGRADE).is_some_and(|text| text == "true");
             self.begin(Request { source: source.clone(), allow_downgrade });
         }
