@@ -51,7 +51,7 @@ test-node: setup ## A node on this machine, in namespaces of its own, driven wit
 	COPEPOD_TEST_CGROUP2=1 cargo test --locked -p runtime --test containers
 	cargo test --locked --test tests -- --test-threads=2 --skip tidy::
 
-image: setup ## Make the disk image of BOARD=qemu-arm64 (SETTINGS=copepod.yaml puts settings on it; VARIANT=debug has shell and SSH)
+image: setup ## Make the disk image of BOARD=qemu-arm64 (SETTINGS=copepod.yaml puts settings on it; VARIANT=debug or wifi)
 	$(MKIMAGE) image --board $(BOARD) --variant $(VARIANT) $(if $(SETTINGS),--settings $(SETTINGS))
 
 images: setup ## Make and pack the images of all boards into build/images (PROGRAMS=folder has them built already)
@@ -88,7 +88,7 @@ demo-ota: image ## An update that is committed, then one that falls back, and wh
 	$(MKIMAGE) demo-ota --board $(BOARD)
 
 bundle: image ## Make the update of BOARD, signed with KEY=minisign.key
-	$(MKIMAGE) bundle --board $(BOARD) $(if $(KEY),--key $(KEY))
+	$(MKIMAGE) bundle --board $(BOARD) --variant $(VARIANT) $(if $(KEY),--key $(KEY))
 
 test-boards: ## Test the emulated boards of both architectures, then one as the server and the other as its agent
 	$(MAKE) test-board BOARD=qemu-arm64

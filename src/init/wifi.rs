@@ -1,7 +1,10 @@
 //! Wi-Fi: what wpa_supplicant is told, and how it is started. It keeps the connection, the network child the address.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
+
+use ring::pbkdf2::{self, PBKDF2_HMAC_SHA1};
 
 use crate::Error;
 use crate::service::Description;
@@ -13,8 +16,9 @@ const PROGRAM: &str = "/usr/bin/wpa_supplicant";
 const CONFIG: &str = "/run/copepod/wifi.conf";
 const GRACE: Duration = Duration::from_secs(2);
 const HEX_DIGITS: usize = 64;
+const ROUNDS: NonZeroU32 = NonZeroU32::new(4096).unwrap();
 
-/// Writes the networks and their passwords where only root reads them.
+/// Writes the networks and their keys where only root reads them.
 pub(crate) fn prepare(wifi: Option<&Wifi>) -> Result<(), Error> {
     let Some(wifi) = wifi else { return Ok(()) };
     let path = Path::new(CONFIG);
@@ -43,16 +47,26 @@ pub(crate) fn config(wifi: &Wifi) -> String {
 
 fn block(network: &WifiNetwork, priority: usize) -> String {
     // As hexadecimal digits a name can hold what it likes.
-    let ssid: String = network.ssid.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let Secret(password) = &network.password;
-    // A quoted word ends at the last quote of its line, so those inside need no escape.
-    let psk = match password.len() {
-        HEX_DIGITS => password.clone(),
-        _ => format!("\"{password}\""),
-    };
+    let ssid = hex(network.ssid.as_bytes());
+    let key = key(network);
     let hidden = u8::from(network.hidden);
     format!(
-        "network={{\n\tssid={ssid}\n\tpsk={psk}\n\tkey_mgmt=WPA-PSK WPA-PSK-SHA256\n\tieee80211w=1\n\
+        "network={{\n\tssid={ssid}\n\tpsk={key}\n\tkey_mgmt=WPA-PSK WPA-PSK-SHA256\n\tieee80211w=1\n\
          \tscan_ssid={hidden}\n\tpriority={priority}\n}}\n"
     )
+}
+
+/// The key of IEEE 802.11, annex J.4.1, as hexadecimal digits: of what the password may hold, nothing is left to be read
+/// as something else.
+fn key(WifiNetwork { ssid, password: Secret(password), .. }: &WifiNetwork) -> String {
+    if password.len() == HEX_DIGITS {
+        return password.clone();
+    }
+    let mut key = [0; HEX_DIGITS / 2];
+    pbkdf2::derive(PBKDF2_HMAC_SHA1, ROUNDS, ssid.as_bytes(), password.as_bytes(), &mut key);
+    hex(&key)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

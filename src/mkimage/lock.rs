@@ -112,10 +112,14 @@ mod tests {
         let lock = Lock::read(&path).unwrap();
         assert_eq!(lock.text(), fs::read_to_string(&path).unwrap());
         for id in crate::board::ids(&root).unwrap() {
-            let board = crate::board::Board::variant(&root, &id, "debug").unwrap();
-            for request in board.requests().into_iter().flat_map(|(_, requests)| requests) {
-                let found = lock.find(&board.debian.suite, &board.debian_arch, request);
-                assert!(!found.is_empty(), "{id}: {request}");
+            let wireless = ["rpi3", "rpi4", "rpi-arm64"].contains(&id.as_str());
+            let variants = ["debug", "wifi"].into_iter().take(1 + usize::from(wireless));
+            let boards = variants.map(|it| crate::board::Board::variant(&root, &id, it).unwrap());
+            for board in boards {
+                for request in board.requests().into_iter().flat_map(|(_, requests)| requests) {
+                    let found = lock.find(&board.debian.suite, &board.debian_arch, request);
+                    assert!(!found.is_empty(), "{id}: {request}");
+                }
             }
         }
     }

@@ -209,10 +209,18 @@ impl Place {
     }
 
     fn dir_of(&self, board: &str) -> PathBuf {
-        let boards = self.out.join("boards");
+        self.out.join("boards").join(self.name_of(board))
+    }
+
+    /// What the image calls its board: it takes updates of this name only.
+    fn name(&self) -> String {
+        self.name_of(&self.board)
+    }
+
+    fn name_of(&self, board: &str) -> String {
         match self.variant.as_str() {
-            board::RELEASE => boards.join(board),
-            variant => boards.join(format!("{board}-{variant}")),
+            board::RELEASE => board.to_owned(),
+            variant => format!("{board}-{variant}"),
         }
     }
 

@@ -67,7 +67,7 @@ pub(crate) fn build(args: &ImageArgs) -> Result<()> {
     let doing = step("make the root");
     let data_image = data(&dir, &board.disk, epoch)?;
     fill_root(&dir, root, &board, &programs, &sources, &second, epoch)?;
-    release::write(&dir.join("root"), root, &board.id, epoch, &args.release)?;
+    release::write(&dir.join("root"), root, &args.place.name(), epoch, &args.release)?;
     let slot = SlotFiles::of(&dir);
     let verity = verified_root(&dir.join("root"), &slot.root, &board.disk, epoch)?;
     let root_len = fs::metadata(&slot.root)?.len();

@@ -104,7 +104,7 @@ fn checked(role: Role, image: &Raw, mut owner: Raw, mistakes: &mut Vec<Mistake>)
     }
     if owner.wifi.is_some() && !image.has("wifi") {
         owner.wifi = None;
-        wrong("wifi", "is left out: the image of this board has nothing for Wi-Fi");
+        wrong("wifi", "is for the wifi variant of an image; this one has nothing for it");
     }
     owner
 }

@@ -82,20 +82,24 @@ fn keys_for_ssh_are_taken_where_there_is_a_server() {
 #[test]
 fn wireless_networks_are_written_so_that_none_breaks_out() {
     let image = "parts: [wifi]";
-    let owner = "wifi:\n- {ssid: \"a\\\"\\n}\", password: 'pass\"word\"', country: de}\n\
+    let owner = "wifi:\n- {ssid: \"a\\\"\\n}\", password: 'pass\"word\"#\\', country: de}\n\
                  - {ssid: h\u{fc}tte, password: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789ABCDEF, hidden: true}";
     let (settings, mistakes) = both(image, owner);
     assert!(mistakes.is_empty(), "{mistakes:?}");
     let rest = "\tkey_mgmt=WPA-PSK WPA-PSK-SHA256\n\tieee80211w=1\n";
     let expected = format!(
         "country=DE\n\
-         network={{\n\tssid=61220a7d\n\tpsk=\"pass\"word\"\"\n{rest}\tscan_ssid=0\n\tpriority=2\n}}\n\
+         network={{\n\tssid=61220a7d\n\tpsk=ff332725b71dc879744ee1e87219c7823d1f3ab67eb3927709da73c1cb7fd2c8\n{rest}\tscan_ssid=0\n\tpriority=2\n}}\n\
          network={{\n\tssid=68c3bc747465\n\tpsk=0123456789abcdef0123456789abcdef0123456789abcdef0123456789ABCDEF\n\
          {rest}\tscan_ssid=1\n\tpriority=1\n}}\n"
     );
     assert_eq!(wifi::config(settings.wifi.as_ref().unwrap()), expected);
     let names: Vec<_> = settings.links.iter().map(|link| link.interface.as_deref()).collect();
     assert_eq!(names, [None, Some("wlan0")]);
+    // From annex J.4.2 of IEEE 802.11.
+    let (settings, _) = both(image, "wifi: {ssid: IEEE, password: password}");
+    let key = "psk=f42c6fc52df0ebef9ebb4b90b38a5f902e83fe1b135a70e23aed762e9710a12e\n";
+    assert!(wifi::config(settings.wifi.as_ref().unwrap()).contains(key));
     let (settings, _) =
         both(image, "network: {interface: wlan0}\nwifi: {ssid: x, password: 12345678}");
     assert_eq!(settings.links.len(), 1);
@@ -137,7 +141,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("token: two words", &["f:1:8: token: expected one word"]),
     ("token: a\nargs: [--token=b]", &["f:1:1: token: stands in args too"]),
     ("ssh-keys: ssh-ed25519 AAAA me", &["f:1:1: ssh-keys: is for the debug variant"]),
-    ("wifi: {ssid: home, password: 12345678}", &["f:1:1: wifi: is left out: the image"]),
+    ("wifi: {ssid: home, password: 12345678}", &["f:1:1: wifi: is for the wifi variant"]),
     (
         "wifi:\n- {ssid: home, password: secret}\n- {ssid: '', password: 12345678, country: GER}",
         &[
