@@ -242,6 +242,12 @@ mod tests {
         });
         let entry = entry(&args, &board, &path, &name).unwrap().unwrap();
         let json = serde_json::to_value(&entry).unwrap();
+        // Those that the schema requires, and those that choose the models and switch off Imager's settings.
+        let mut names: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        let expected = "architecture description devices extract_sha256 extract_size icon image_download_sha256 \
+                        image_download_size init_format name release_date url";
+        assert_eq!(names.join(" "), expected);
         assert_eq!(json["url"], "https://example.org/images/copepod-rpi4.img.xz");
         assert_eq!(json["extract_size"], 2 << 20);
         // SHA-256 of 2 MiB of zeros.
