@@ -4,6 +4,7 @@
 mod agent_command;
 mod cli;
 mod config;
+mod factory_reset;
 mod identity;
 mod link;
 mod log;

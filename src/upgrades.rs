@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use client::{Backoff, Cache, Client, ListParams, Patch};
+use client::{Backoff, Cache, Client, ListParams, Patch, Recorder};
 use k8s_openapi::api::core::v1::Node;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,7 +28,7 @@ use tracing::{info, warn};
 
 use crate::upgrade_socket::{Asked, Request, Told, listen};
 use crate::upgrade_status::{DOWNGRADE, Phase, REQUEST, STATUS, Status};
-use crate::{upgrade_health, upgrade_source};
+use crate::{factory_reset, upgrade_health, upgrade_source};
 
 /// Where `copepod upgrade` reaches the node of its machine.
 pub(crate) const SOCKET: &str = "/run/copepod/upgrade.sock";
@@ -55,6 +55,7 @@ pub(crate) struct Settings {
 
 struct Upgrades {
     settings: Arc<Settings>,
+    recorder: Recorder,
     facts: BootFacts,
     places: Places,
     told: watch::Sender<Told>,
@@ -95,8 +96,19 @@ impl Upgrades {
         let status = Status::of_journal(&journal);
         let finished = journal.last.filter(|_| facts.settled).map(|outcome| outcome.source);
         let told = watch::Sender::new(status.map(|status| (status, facts.settled || facts.trial)));
+        let recorder =
+            Recorder::new(settings.client.clone(), "factory-reset", Some(&settings.node_name));
         let settings = Arc::new(settings);
-        Ok(Some(Upgrades { settings, facts, places, told, work: None, finished, taken_away: 0 }))
+        Ok(Some(Upgrades {
+            settings,
+            recorder,
+            facts,
+            places,
+            told,
+            work: None,
+            finished,
+            taken_away: 0,
+        }))
     }
 
     async fn run(mut self, mut stopped: watch::Receiver<bool>) {
@@ -149,13 +161,16 @@ impl Upgrades {
         }
     }
 
-    /// Takes the request of the node's annotation. One that is there since before the start waits until the slot is confirmed.
+    /// Takes the requests of the node's annotations. An update that was asked for before the start waits until the slot is confirmed.
     async fn follow(&mut self, node: &Node) {
         if client::revision_of(node) < self.taken_away {
             return;
         }
         let empty = BTreeMap::new();
         let annotations = node.metadata.annotations.as_ref().unwrap_or(&empty);
+        if let Some(value) = annotations.get(factory_reset::REQUEST) {
+            self.reset(node, value).await;
+        }
         let Some(source) = annotations.get(REQUEST) else {
             self.finished = None;
             return;
@@ -177,6 +192,29 @@ impl Upgrades {
                 drop(asked.refuse.send(text));
             }
             None => self.begin(asked.request),
+        }
+    }
+
+    async fn reset(&mut self, node: &Node, value: &str) {
+        let journal = Journal::read(&self.places.upgrade()).unwrap_or_default();
+        let is_updating = self.work.is_some() || journal.state.update().is_some();
+        let answer = factory_reset::answer(&self.settings.node_name, value, is_updating);
+        let (kind, reason, text) = answer.event();
+        info!(reason, "{text}");
+        self.recorder.event(&client::reference(node), kind, reason, text);
+        // A board that comes back under its name must not find the request again.
+        match annotate(&self.settings, json!({ factory_reset::REQUEST: null })).await {
+            Ok(node) => self.taken_away = client::revision_of(&node),
+            Err(error) => {
+                let name = factory_reset::REQUEST;
+                warn!(%error, "annotation {name} not removed, so nothing is done");
+                return;
+            }
+        }
+        if answer == factory_reset::Answer::Reset
+            && let Err(error) = factory_reset::begin()
+        {
+            warn!(%error, "PID 1 does not take the factory reset");
         }
     }
 

@@ -208,10 +208,20 @@ pub(crate) fn servers(own: &[String], told: &str) -> Vec<String> {
 }
 
 fn ask_one(server: &str, floor: Duration) -> Result<Sample, Error> {
-    let address = (server, PORT).to_socket_addrs().map_err(Error::call("look up"))?.next();
+    let address = host_and_port(server).to_socket_addrs().map_err(Error::call("look up"))?.next();
     let address = address.ok_or_else(|| Error::Clock("the name has no address".to_owned()))?;
     let exchanged = exchange(address, floor).map_err(Error::call("ask"))?;
     exchanged.map_err(|refusal| Error::Clock(refusal.to_string()))
+}
+
+/// A server's host, and its port when one is given: `HOST`, `HOST:PORT`, `[ADDRESS]:PORT`.
+pub(crate) fn host_and_port(server: &str) -> (&str, u16) {
+    let with_port = server.rsplit_once(':').and_then(|(host, port)| {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = bare.or((!host.contains(':')).then_some(host))?;
+        Some((host, port.parse().ok()?))
+    });
+    with_port.unwrap_or((server, PORT))
 }
 
 fn exchange(
@@ -255,6 +265,20 @@ mod tests {
             socket.send_to(&packet, client).unwrap();
         });
         (address, answering)
+    }
+
+    #[test]
+    fn a_server_may_have_a_port() {
+        for (server, expected) in [
+            ("time.lan", ("time.lan", 123)),
+            ("time.lan:1123", ("time.lan", 1123)),
+            ("10.0.2.2:7", ("10.0.2.2", 7)),
+            ("2620:fe::fe", ("2620:fe::fe", 123)),
+            ("[2620:fe::fe]:7", ("2620:fe::fe", 7)),
+            ("time.lan:x", ("time.lan:x", 123)),
+        ] {
+            assert_eq!(host_and_port(server), expected);
+        }
     }
 
     #[test]

@@ -114,6 +114,17 @@ pub(crate) fn reset_request(boot: &Path) -> Option<PathBuf> {
     })
 }
 
+/// Asks for a reset at the next start, as an owner does.
+pub(crate) fn request_reset() -> Result<(), Error> {
+    let request = Path::new(BOOT).join(RESET_FILES[0]);
+    mounts::with_writable_boot(|| {
+        let file = File::create(&request).map_err(Error::file("create", &request))?;
+        file.sync_all().map_err(Error::file("sync", &request))?;
+        nix::unistd::sync();
+        Ok(())
+    })
+}
+
 /// Only once all is made anew: until then every start begins over.
 fn forget_request(request: &Path) -> Result<(), Error> {
     mounts::with_writable_boot(|| {

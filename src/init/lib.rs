@@ -51,6 +51,9 @@ pub use error::Error;
 /// There while the machine goes down: the node then stops its pods, which it leaves alone when only it is restarted.
 pub const MACHINE_ENDS_FILE: &str = "/run/copepod/machine-ends";
 
+/// Put there before a restart is asked for, it makes that restart a factory reset.
+pub const FACTORY_RESET_FILE: &str = "/run/copepod/factory-reset";
+
 /// What the binary tells PID 1 about itself.
 #[derive(Clone, Debug)]
 pub struct Config {

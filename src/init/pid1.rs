@@ -22,7 +22,7 @@ use crate::service::{Description, Service};
 use crate::slots::Slots;
 use crate::status::{self, Status};
 use crate::supervisor::State;
-use crate::{Config, clock, host_port, mounts, network, ssh, time, wifi};
+use crate::{Config, clock, data, host_port, mounts, network, ssh, time, wifi};
 
 const SIGNALS: [Signal; 6] = [
     Signal::SIGCHLD,
@@ -411,6 +411,13 @@ impl Pid1 {
     /// Ends the services, then everything else, then the file systems, then the machine.
     fn end(&mut self, ending: Ending) {
         self.say(&format!("{ending:?} asked for"));
+        if ending == Ending::Restart && Path::new(crate::FACTORY_RESET_FILE).exists() {
+            let noted = data::request_reset();
+            self.say(&noted.map_or_else(
+                |error| format!("no factory reset: {error}"),
+                |()| "a factory reset follows".to_owned(),
+            ));
+        }
         let told = sys::replace_file(Path::new(crate::MACHINE_ENDS_FILE), b"", 0o644);
         if let Err(error) = told {
             self.say(&format!("pods are not stopped in order: {error}"));

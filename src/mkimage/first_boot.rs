@@ -1,5 +1,5 @@
-//! The test of a board's life from its first start on a larger card: settings with mistakes, growth, the clock, pods at
-//! the end of the machine, a damaged data partition, a factory reset.
+//! The test of a board's life from its first start on a larger card: settings with mistakes, growth, manifests, the clock, a
+//! network device plugged in, pods at the end of the machine, a damaged data partition, a factory reset.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -15,6 +15,7 @@ use crate::board::Board;
 use crate::kubectl::Kubectl;
 use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes, wait_until_ready};
 use crate::owner;
+use crate::time_server::TimeServer;
 use crate::tools::{run as run_tool, tool};
 use crate::trial::{Check, run_checks, show_tail};
 
@@ -22,16 +23,26 @@ use crate::trial::{Check, run_checks, show_tail};
 const MORE_BYTES: u64 = 1024 * 1024 * 1024;
 /// Less than the grown partition, more than the image's.
 const GROWN_KIB: u64 = 1200 * 1024;
-/// A wrong key, a wrong value, and good ones around them. QEMU forwards to this address only.
+/// A wrong key, a wrong value, and good ones around them. QEMU forwards to this address only. The second interface comes
+/// later.
 const SETTINGS: &str = "hostname: kitchen\nlables: {room: kitchen}\nlabels: {room: kitchen}\n\
-    network:\n- address: 10.0.2.15/24\n  gateway: 10.0.2.2\nntp: [no time]\ndns: [10.0.2.3]\n";
+    network:\n- interface: eth0\n  address: 10.0.2.15/24\n  gateway: 10.0.2.2\n- interface: eth1\n  dhcp: true\n\
+    dns: [10.0.2.3]\nntp: [no time, ";
 const MISTAKES: [&str; 2] = [
     "copepod.yaml:2:1: lables: is no setting",
-    "copepod.yaml:7:7: ntp[0]: expected a name or an address",
+    "copepod.yaml:11:7: ntp[0]: expected a name or an address",
 ];
-/// Before any image of ours was built.
-const LONG_AGO: &str = "2020-01-01T00:00:00";
-const RESET_FILE: &str = "factory-reset.txt";
+/// What a board without a battery shows.
+const NO_CLOCK: &str = "1970-01-01T00:00:00";
+/// The board's time may be off by this much of what its time server says.
+const CLOCK_ERROR: u64 = 2;
+const MANIFESTS: &str = "manifests";
+const MANIFEST: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\n\
+    apiVersion: v1\nkind: ConfigMap\nmetadata: {name: menu, namespace: shop}\ndata: {soup: pea}\n";
+/// A device whose driver is not loaded, on a network of its own.
+const PLUGGED: [&str; 2] =
+    ["netdev_add user,id=more,net=10.0.3.0/24", "device_add e1000e,netdev=more,bus=plug,romfile="];
+const RESET: &str = "copepod.io/factory-reset";
 /// Both pods note their ends in one file on the data partition.
 const PODS: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
   {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "critical"}, "spec": {
@@ -55,6 +66,7 @@ struct Life {
     kubectl: Kubectl,
     forward: u16,
     machine: Option<Machine>,
+    time: TimeServer,
 }
 
 const CHECKS: &[Check<Life>] = &[
@@ -62,11 +74,14 @@ const CHECKS: &[Check<Life>] = &[
     ("has the address as set, and the good settings", has_settings),
     ("reports the mistakes as events of the Node", reports_mistakes),
     ("has grown to the card", has_grown),
+    ("applies the manifests of its card", applies_manifests),
+    ("has the time of its time server", has_time),
+    ("loads the driver of a network device that is plugged in, and uses it", uses_plugged),
     ("stops pods in order when it is switched off", stops_pods),
     ("starts without a clock at the time it was switched off", starts_without_clock),
     ("runs the pods again, which ended in order", ran_in_order),
     ("mends a damaged data partition and keeps what is on it", mends_damage),
-    ("begins anew after a factory reset", resets),
+    ("begins anew after a factory reset by annotation", resets),
     ("shows no crash on the console", |life| {
         let log = fs::read_to_string(&life.place.log)?;
         let found = crashes(&log);
@@ -82,23 +97,32 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let place = Place::new(&dir, "first-boot")?;
     place.prepare(&board, true)?;
     place.enlarge(MORE_BYTES)?;
-    owner::replace(&place.disk, SETTINGS)?;
+    let time = TimeServer::start()?;
+    owner::replace(&place.disk, &format!("{SETTINGS}{}]\n", time.name()))?;
+    let boot = owner::boot_partition(&place.disk)?;
+    run_tool(tool("mmd", 0).args(["-i", &boot]).arg(format!("::{MANIFESTS}")))?;
+    owner::replace_file(&place.disk, &format!("{MANIFESTS}/shop.yaml"), MANIFEST)?;
     let kubeconfig = dir.join("first-boot/kubeconfig.yaml");
     let kubectl = Kubectl::new(&args.kubectl.program(), &kubeconfig);
     let forward = args.forward;
-    let mut life = Life { board, place, kubeconfig, kubectl, forward, machine: None };
+    let mut life = Life { board, place, kubeconfig, kubectl, forward, machine: None, time };
     let count = run_checks(CHECKS, &mut life, |life| show_tail(&life.place));
     drop(life);
     count.report(&args.place.board)
 }
 
 fn boots_with_mistakes(life: &mut Life) -> Result<()> {
+    life.place.clock = Some(NO_CLOCK.to_owned());
     life.start()?;
+    life.wait_for_line("watchdog armed")?;
     life.wait_for_line("data partition grown to")?;
     for mistake in MISTAKES {
         life.wait_for_line(mistake)?;
     }
     life.wait_for_line("address 10.0.2.15/24, router 10.0.2.2, as set")?;
+    // Only then is anything signed.
+    life.wait_for_line("clock set by 1 time servers")?;
+    life.wait_for_line("node started as process")?;
     life.wait_until_ready()
 }
 
@@ -132,20 +156,39 @@ fn has_grown(life: &mut Life) -> Result<()> {
     Ok(())
 }
 
-fn stops_pods(life: &mut Life) -> Result<()> {
-    let file = tempfile::NamedTempFile::new()?;
-    fs::write(file.path(), PODS)?;
-    life.kubectl.run(&["create", "-f", &file.path().to_string_lossy()])?;
+fn applies_manifests(life: &mut Life) -> Result<()> {
+    let menu = ["get", "configmap", "-n", "shop", "menu", "-o", "jsonpath={.data.soup}"];
+    life.kubectl.wait(&menu, Duration::from_secs(60), |soup| soup == "pea", |_| {})?;
+    Ok(())
+}
+
+fn has_time(life: &mut Life) -> Result<()> {
+    life.create(PODS)?;
     life.wait_for_pods("true true")?;
+    let before = host_seconds()?.saturating_sub(CLOCK_ERROR);
+    let date = life.kubectl.run(&["exec", "ordinary", "--", "date", "+%s"])?;
+    let after = host_seconds()? + CLOCK_ERROR;
+    let date: u64 = date.parse().context("a date")?;
+    ensure!((before..=after).contains(&date), "{date} is not between {before} and {after}");
+    Ok(())
+}
+
+fn uses_plugged(life: &mut Life) -> Result<()> {
+    for line in PLUGGED {
+        life.machine()?.monitor_line(line)?;
+    }
+    life.wait_for_line("eth1: address 10.0.3.15/24")
+}
+
+fn stops_pods(life: &mut Life) -> Result<()> {
     life.switch_off()
 }
 
 fn starts_without_clock(life: &mut Life) -> Result<()> {
-    life.place.clock = Some(LONG_AGO.to_owned());
+    life.time.silence();
     life.start()?;
     life.wait_for_line("this board does not know the time")?;
     life.wait_until_ready()?;
-    life.place.clock = None;
     let date = life.kubectl.run(&["exec", "ordinary", "--", "date", "+%s"]);
     // The pods may still be starting: the answer is asked for until it comes.
     let date = match date {
@@ -157,8 +200,7 @@ fn starts_without_clock(life: &mut Life) -> Result<()> {
             |_| {},
         )?,
     };
-    let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-    let behind = host.saturating_sub(date.parse().context("a date")?);
+    let behind = host_seconds()?.saturating_sub(date.parse().context("a date")?);
     ensure!(behind < 600, "the board's time is {behind} s behind");
     Ok(())
 }
@@ -191,10 +233,22 @@ fn mends_damage(life: &mut Life) -> Result<()> {
 
 fn resets(life: &mut Life) -> Result<()> {
     let image = owner::boot_partition(&life.place.disk)?;
-    let file = tempfile::NamedTempFile::new()?;
-    let target = format!("::{RESET_FILE}");
-    run_tool(tool("mcopy", 0).args(["-i", &image]).arg(file.path()).arg(target))?;
+    life.place.clock = None;
     life.start()?;
+    life.wait_until_ready()?;
+    life.kubectl.run(&["annotate", "node", "kitchen", &format!("{RESET}=true")])?;
+    let refused = [
+        "get",
+        "events",
+        "-A",
+        "--field-selector=reason=FactoryResetRefused,involvedObject.kind=Node",
+        "-o",
+        "jsonpath={.items[*].message}",
+    ];
+    let has_told = |text: &str| text.contains("expected the node's name \"kitchen\"");
+    life.kubectl.wait(&refused, Duration::from_secs(60), has_told, |_| {})?;
+    life.kubectl.run(&["annotate", "node", "kitchen", &format!("{RESET}=kitchen")])?;
+    life.wait_for_line("a factory reset follows")?;
     life.wait_for_line("factory reset: the data partition is made anew")?;
     life.wait_until_ready()?;
     let maps = life.kubectl.run(&["get", "configmaps", "-o", "name"])?;
@@ -207,12 +261,22 @@ fn resets(life: &mut Life) -> Result<()> {
     Ok(())
 }
 
+fn host_seconds() -> Result<u64> {
+    Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())
+}
+
 impl Life {
     fn start(&mut self) -> Result<()> {
         let network = Network::Alone { forward: self.forward };
         self.machine = None;
         self.machine = Some(Machine::start(&self.board, &self.place, network, false)?);
         Ok(())
+    }
+
+    fn create(&self, manifest: &str) -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), manifest)?;
+        self.kubectl.run(&["create", "-f", &file.path().to_string_lossy()]).map(drop)
     }
 
     fn machine(&mut self) -> Result<&mut Machine> {

@@ -337,22 +337,37 @@ impl Machine {
 
     /// One command of QEMU's monitor, such as `system_powerdown` (the power key) or `system_reset`.
     pub(crate) fn monitor(&mut self, command: &str) -> Result<()> {
+        self.execute(&format!("{{\"execute\":\"{command}\"}}")).map(drop)
+    }
+
+    /// A line for the monitor as people type it, such as `device_add …`.
+    pub(crate) fn monitor_line(&mut self, line: &str) -> Result<()> {
+        let answer = self.execute(&format!(
+            "{{\"execute\":\"human-monitor-command\",\"arguments\":{{\"command-line\":\"{line}\"}}}}"
+        ))?;
+        ensure!(answer.contains("\"return\": \"\""), "QEMU refused {line}: {answer}");
+        Ok(())
+    }
+
+    fn execute(&mut self, command: &str) -> Result<String> {
         let stream = UnixStream::connect(self.sockets.path().join("monitor"))
             .context("connect to QEMU's monitor")?;
         stream.set_read_timeout(Some(MONITOR_LIMIT))?;
         let mut answers = BufReader::new(stream.try_clone()?).lines();
-        for command in ["qmp_capabilities", command] {
-            writeln!(&stream, "{{\"execute\":\"{command}\"}}")?;
+        let mut last = String::new();
+        for command in ["{\"execute\":\"qmp_capabilities\"}", command] {
+            writeln!(&stream, "{command}")?;
             // Greeting and events come in between.
             loop {
                 let answer = answers.next().context("QEMU closed its monitor")??;
                 ensure!(!answer.contains("\"error\""), "QEMU refused {command}: {answer}");
                 if answer.contains("\"return\"") {
+                    last = answer;
                     break;
                 }
             }
         }
-        Ok(())
+        Ok(last)
     }
 
     /// Waits until QEMU ends by itself, which is when the guest switches its power off.

@@ -53,6 +53,7 @@ mod slot_files;
 mod soak;
 mod sources;
 mod switch;
+mod time_server;
 mod tools;
 mod trial;
 mod variants;
@@ -75,7 +76,7 @@ enum Command {
     Run(RunArgs),
     /// Run the board test on an image.
     Test(TestArgs),
-    /// Test a board from its first start on a larger card: settings, growth, clock, damage, factory reset.
+    /// Test a board from its first start on a larger card: settings, growth, manifests, clock, plugged devices, damage, factory reset.
     TestFirstBoot(TestArgs),
     /// Test what the debug variant of an emulated board adds: a shell on the console, and SSH.
     TestDebug(TestArgs),

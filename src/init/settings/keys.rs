@@ -17,7 +17,7 @@ const SHARED: &[Row<Raw>] = &[
     ("network", |raw, field, notes| raw.links = links(field, notes)),
     ("wifi", |raw, field, notes| raw.wifi = wifi(field, notes)),
     ("dns", |raw, field, notes| dns(raw, field, notes)),
-    ("ntp", |raw, field, notes| raw.ntp = field.list(values::host, notes)),
+    ("ntp", |raw, field, notes| raw.ntp = field.list(values::time_server, notes)),
     ("registries", |raw, field, notes| raw.registries = registries::read(field, notes).map(Secret)),
     ("ssh-keys", |raw, field, notes| raw.ssh_keys = field.list(values::ssh_key, notes)),
     ("args", |raw, field, notes| raw.args = field.list(values::any, notes)),

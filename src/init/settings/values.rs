@@ -143,11 +143,13 @@ pub(crate) fn domain(text: &str) -> Result<String, String> {
     crate::dhcp::is_domain(text).then(|| text.to_owned()).ok_or_else(wrong)
 }
 
-/// A host as name or address.
-pub(crate) fn host(text: &str) -> Result<String, String> {
-    let named = text.len() <= NAME_MAX && crate::dhcp::is_domain(text);
+/// A time server: name or address, and maybe a port.
+pub(crate) fn time_server(text: &str) -> Result<String, String> {
+    let (host, port) = crate::clock::host_and_port(text);
+    let is_named = host.len() <= NAME_MAX && crate::dhcp::is_domain(host);
+    let is_host = is_named || host.parse::<IpAddr>().is_ok();
     let wrong = || format!("expected a name or an address such as pool.ntp.org, found {text:?}");
-    (named || text.parse::<IpAddr>().is_ok()).then(|| text.to_owned()).ok_or_else(wrong)
+    (is_host && port != 0).then(|| text.to_owned()).ok_or_else(wrong)
 }
 
 /// Two letters, such as DE.

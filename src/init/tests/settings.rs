@@ -188,6 +188,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("dns: [dns.lan, 1.1.1.1]", &["f:1:7: dns[0]: expected an address"]),
     ("dns: {server: 1.1.1.1}", &["f:1:7: dns.server: is no setting; there are servers, search"]),
     ("ntp: ['a b']", &["f:1:7: ntp[0]: expected a name or an address"]),
+    ("ntp: ['a:0', 'a:7', '[::1]:7']", &["f:1:7: ntp[0]: expected a name or an address"]),
     (
         "registries: {mirror: {}}",
         &["f:1:22: registries.mirror: is no setting; there are mirrors, configs"],
