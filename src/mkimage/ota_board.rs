@@ -165,10 +165,7 @@ impl OtaBoard {
         self.machine = None;
         let disk = self.disk.take().context("the board has no disk")?;
         let (lost, all) = disk.lose(&mut self.random)?;
-        println!(
-            "    power cut after write {}: {lost} of {all} waiting sectors lost",
-            disk.writes()
-        );
+        println!("    power cut: {lost} of {all} waiting sectors lost");
         Ok(())
     }
 
@@ -179,8 +176,9 @@ impl OtaBoard {
 
     /// Stops the board's disk at a random one of its next `writes` writes.
     pub(crate) fn stop_within(&mut self, writes: u64) -> Result<()> {
-        let at = self.writes()? + 1 + self.random.below(writes);
-        self.disk()?.stop_at(at);
+        let next = 1 + self.random.below(writes);
+        println!("    the power is to be cut at write {next} of {writes}");
+        self.disk()?.stop_at(self.writes()? + next);
         Ok(())
     }
 
