@@ -60,6 +60,8 @@ struct Upgrades {
     places: Places,
     told: watch::Sender<Told>,
     work: Option<Work>,
+    /// The source in the node's annotation, as seen last.
+    wanted: Option<String>,
     /// A request that was worked on; its annotation is to go.
     finished: Option<String>,
     /// The node's revision without that annotation: what is older still shows it.
@@ -106,6 +108,7 @@ impl Upgrades {
             places,
             told,
             work: None,
+            wanted: None,
             finished,
             taken_away: 0,
         }))
@@ -171,6 +174,7 @@ impl Upgrades {
         if let Some(value) = annotations.get(factory_reset::REQUEST) {
             self.reset(node, value).await;
         }
+        self.wanted = annotations.get(REQUEST).cloned();
         let Some(source) = annotations.get(REQUEST) else {
             self.finished = None;
             return;
@@ -258,8 +262,11 @@ impl Upgrades {
                 let is_refused = matches!(error, ota::Error::Refused(_));
                 let phase = if is_refused { Phase::Refused } else { Phase::Failed };
                 self.say(&request, phase, "", error.to_string());
-                self.finished = Some(request.source);
-                self.take_annotation_away().await;
+                // One of the local socket leaves what the annotation asks for alone.
+                if self.wanted.as_ref() == Some(&request.source) {
+                    self.finished = Some(request.source);
+                    self.take_annotation_away().await;
+                }
             }
         }
     }

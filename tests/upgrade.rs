@@ -68,17 +68,22 @@ fn bundle(board: &str, key: &KeyPair) -> Vec<u8> {
     [encode_head(&manifest, signature.as_bytes()), payload].concat()
 }
 
-/// A server on a machine that looks like a board in slot a.
-fn board(key: &KeyPair) -> Machine {
+/// What PID 1 of a board in slot a tells.
+fn facts(m: &Machine, confirmed: bool) -> String {
+    let facts = json!({"slot": "a", "confirmed": confirmed, "disk": 1, "settled": false, "trial": false,
+        "root-a": m.path("root-a"), "root-b": m.path("root-b")});
+    facts.to_string()
+}
+
+/// A server on a machine that looks like a board, whose slot may be confirmed.
+fn board(key: &KeyPair, confirmed: bool) -> Machine {
     let mut m = Machine::bare();
     let file = |name: &str, content: &[u8]| fs::write(m.path(name), content).expect("file");
     let public = key.pk.to_box().expect("public key").into_string();
     file("one.pub", public.as_bytes());
     let release = json!({"board": "toaster", "version": "1.0.0", "build": 100});
     file("release.json", release.to_string().as_bytes());
-    let facts = json!({"slot": "a", "confirmed": true, "disk": 1, "settled": false, "trial": false,
-        "root-a": m.path("root-a"), "root-b": m.path("root-b")});
-    file("boot.json", facts.to_string().as_bytes());
+    file("boot.json", facts(&m, confirmed).as_bytes());
     for name in ["root-a", "root-b"] {
         file(name, &vec![0; (BLOCKS + 4) * BLOCK]);
     }
@@ -102,7 +107,7 @@ fn upgrade(m: &Machine, user: &str, source: &str) -> (bool, String) {
 #[test]
 fn a_board_takes_an_update_from_its_socket_and_a_registry() {
     let key = KeyPair::generate_unencrypted_keypair().expect("key");
-    let m = board(&key);
+    let m = board(&key, true);
     let mut registry = registry(&m);
     let good = m.path("good.bundle");
     fs::write(&good, bundle("toaster", &key)).expect("bundle");
@@ -139,4 +144,31 @@ fn a_board_takes_an_update_from_its_socket_and_a_registry() {
     assert!(!worked && text.contains("waits for the restart"), "{text}");
     registry.kill().expect("kill");
     registry.wait().expect("wait");
+}
+
+#[test]
+fn a_request_waits_until_the_slot_is_confirmed() {
+    let key = KeyPair::generate_unencrypted_keypair().expect("key");
+    let m = board(&key, false);
+    let good = m.path("good.bundle");
+    fs::write(&good, bundle("toaster", &key)).expect("bundle");
+    let source = good.display().to_string();
+    let request = format!("copepod.io/upgrade={source}");
+    m.ok(&["annotate", "node", m.name(), &request]);
+    // Who asks here is there to ask again.
+    let other = m.path("other.bundle");
+    fs::copy(&good, &other).expect("bundle");
+    let (worked, text) = upgrade(&m, "0", &other.display().to_string());
+    assert!(!worked && text.contains("slot a has not been confirmed"), "{text}");
+    fs::write(m.path("boot.json"), facts(&m, true)).expect("file");
+    let confirm = "cp \"$0\" /run/copepod/new && mv /run/copepod/new /run/copepod/boot.json";
+    let mut places = m.enter(&["--mount"]);
+    places.args(["sh", "-c", confirm]).arg(m.path("boot.json"));
+    assert!(places.status().expect("nsenter").success());
+    let status = "jsonpath={.metadata.annotations}";
+    m.wait("the board restarts into the other slot", |m| {
+        let annotations = m.ok(&["get", "node", m.name(), "-o", status]);
+        annotations.contains("Restarting") && !annotations.contains("\"copepod.io/upgrade\"")
+    });
+    assert_eq!(fs::read(m.path("root-b")).expect("slot")[..BLOCKS * BLOCK], root());
 }
