@@ -217,8 +217,15 @@ impl OtaBoard {
         Ok(())
     }
 
-    /// Waits until the disk has stopped; false when the update ended before.
-    pub(crate) fn wait_for_stop_in_update(&mut self) -> Result<bool> {
+    /// Waits until the boot loader has taken the slot that is updated.
+    pub(crate) fn wait_for_trial(&mut self) -> Result<()> {
+        let taken = format!("slot {}, starts left", self.slot.other());
+        self.machine()?.wait_for_line(&taken, UPDATE_LIMIT)?;
+        Ok(())
+    }
+
+    /// Waits until the disk has stopped, which it has to before the update ends.
+    pub(crate) fn wait_for_stop_in_update(&mut self) -> Result<()> {
         let end = Instant::now() + UPDATE_LIMIT;
         let mut look = Instant::now();
         while !self.disk()?.has_stopped() {
@@ -229,16 +236,16 @@ impl OtaBoard {
                 look = Instant::now() + LOOK_STEP;
                 let status = ["get", "node", &self.node, "-o", STATUS];
                 // No answer is an answer too: the board restarts, or has stopped.
-                if self.kubectl.run(&status).is_ok_and(|status| end_of(&status).is_some()) {
-                    return Ok(false);
-                }
+                let is_over =
+                    self.kubectl.run(&status).is_ok_and(|status| end_of(&status).is_some());
+                ensure!(!is_over, "the update ended before the power was cut");
             }
             if Instant::now() >= end {
                 bail!("the update did not end within {} s", UPDATE_LIMIT.as_secs());
             }
             pause(STEP);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Asks for an update, or a downgrade, from this URL.

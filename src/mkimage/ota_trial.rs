@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::ota_board::OtaBoard;
+use crate::random::Random;
 use crate::served::{Manners, Served};
 use crate::trial::{Check, run_checks};
 use crate::variants::{self, Fault, Variant};
@@ -13,6 +14,8 @@ use crate::{KubectlArgs, Place};
 /// Seconds in which a version must become healthy. The short one is for versions that never do; a good one takes half of it.
 const SHORT: u32 = 60;
 const LONG: u32 = 400;
+/// A cut falls in the first of so many parts of an update's writes, so that the update cannot end before it.
+const PART: u64 = 4;
 /// A connection ends after this many bytes.
 const BREAKS_AFTER: u64 = 3 << 20;
 
@@ -146,7 +149,25 @@ fn survives_cuts(trial: &mut Trial) -> Result<()> {
     interrupted_update(board, &NEXT, *cuts, *update_writes)
 }
 
-/// An update that goes on by itself after each of the power cuts, which come at random ones of its `writes` writes.
+/// Where an update is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    Writing,
+    /// From when the boot loader has taken the new slot.
+    Trial,
+}
+
+/// Of `cuts` in one update the last is in the trial, a single one anywhere.
+fn moments(cuts: u32, random: &mut Random) -> Vec<Moment> {
+    let is_in_trial = |cut| cut == cuts && (cuts > 1 || random.below(2) == 1);
+    (1..=cuts)
+        .map(is_in_trial)
+        .map(|trial| if trial { Moment::Trial } else { Moment::Writing })
+        .collect()
+}
+
+/// An update that goes on by itself after each of the power cuts, which come at random writes. An update without a cut
+/// makes `writes`.
 pub(crate) fn interrupted_update(
     board: &mut OtaBoard,
     to: &Variant,
@@ -154,19 +175,17 @@ pub(crate) fn interrupted_update(
     writes: u64,
 ) -> Result<()> {
     let served = Served::start(&board.bundles, Manners::default())?;
+    board.machine()?.forget_lines()?;
     board.ask(&served.url(to.name))?;
-    for _ in 0..cuts {
+    for moment in moments(cuts, &mut board.random) {
         let writer = board.write();
-        board.stop_within(writes)?;
-        let stopped = board.wait_for_stop_in_update()?;
-        if stopped {
-            board.cut()?;
+        if moment == Moment::Trial {
+            board.wait_for_trial()?;
         }
-        println!("    {} objects acknowledged meanwhile", board.keep(writer));
-        if !stopped {
-            println!("    the update ended before the power was cut");
-            break;
-        }
+        board.stop_within(writes / PART)?;
+        board.wait_for_stop_in_update()?;
+        board.cut()?;
+        println!("    {moment:?}: {} objects acknowledged meanwhile", board.keep(writer));
         board.boot()?;
     }
     board.ends("Committed", to.version)?;
