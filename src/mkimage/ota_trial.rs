@@ -14,8 +14,9 @@ use crate::{KubectlArgs, Place};
 /// Seconds in which a version must become healthy. The short one is for versions that never do; a good one takes half of it.
 const SHORT: u32 = 60;
 const LONG: u32 = 400;
-/// A cut falls in the first of so many parts of an update's writes, so that the update cannot end before it.
-const PART: u64 = 4;
+/// A cut falls in the first of so many parts of an update's writes, so that the update, or the trial, cannot end before it.
+const WRITING_PART: u64 = 4;
+const TRIAL_PART: u64 = 20;
 /// A connection ends after this many bytes.
 const BREAKS_AFTER: u64 = 3 << 20;
 
@@ -179,10 +180,14 @@ pub(crate) fn interrupted_update(
     board.ask(&served.url(to.name))?;
     for moment in moments(cuts, &mut board.random) {
         let writer = board.write();
-        if moment == Moment::Trial {
-            board.wait_for_trial()?;
-        }
-        board.stop_within(writes / PART)?;
+        let part = match moment {
+            Moment::Writing => WRITING_PART,
+            Moment::Trial => {
+                board.wait_for_trial()?;
+                TRIAL_PART
+            }
+        };
+        board.stop_within(writes / part)?;
         board.wait_for_stop_in_update()?;
         board.cut()?;
         println!("    {moment:?}: {} objects acknowledged meanwhile", board.keep(writer));
