@@ -2,6 +2,8 @@
 
 use std::io;
 
+use nix::sys::signal::Signal;
+
 /// Bits of a capability set, bit `n` for capability number `n`.
 pub type CapabilityMask = u64;
 
@@ -86,14 +88,12 @@ pub fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Gives SIGPIPE back its default meaning, which Rust's start-up code takes away and `exec` would pass on.
-pub fn default_sigpipe() -> io::Result<()> {
-    // SAFETY: no handler function is installed.
-    unsafe {
-        nix::sys::signal::signal(
-            nix::sys::signal::Signal::SIGPIPE,
-            nix::sys::signal::SigHandler::SigDfl,
-        )
-    }?;
+/// Gives every signal back its default meaning. `exec` would pass on which ones are ignored: SIGPIPE by Rust's start-up code,
+/// SIGHUP by nohup, SIGINT and SIGQUIT by shells that start something in the background.
+pub fn default_signals() -> io::Result<()> {
+    for signal in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: no handler function is installed.
+        unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) }?;
+    }
     Ok(())
 }

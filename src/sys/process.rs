@@ -35,7 +35,7 @@ pub fn fork_child(keep: &[RawFd], work: impl FnOnce() -> i32) -> io::Result<Pid>
 
 fn prepare_child(keep: &[RawFd]) -> io::Result<()> {
     crate::fds::close_all_but(keep)?;
-    crate::privileges::default_sigpipe()?;
+    crate::privileges::default_signals()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
 }

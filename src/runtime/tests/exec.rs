@@ -85,6 +85,20 @@ async fn input_reaches_the_command() {
 }
 
 #[tokio::test]
+async fn no_signal_is_ignored_to_begin_with() {
+    let node = Node::start().await;
+    node.sandbox("a").await;
+    node.run(&node.spec("a", "one", "sleep 600")).await;
+    let command = ["grep", "SigIgn", "/proc/self/status"].map(str::to_owned).to_vec();
+    let output = node.runtime.exec_sync("one", command, DEADLINE, LIMIT).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mask = text.split_whitespace().last().and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    // Those above are the C library's own.
+    assert_eq!(mask.map(|mask| mask & 0x7fff_ffff), Some(0), "{text}");
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn a_command_with_a_terminal_has_its_size_and_can_be_resized() {
     let node = Node::start().await;
     node.sandbox("a").await;
