@@ -1,6 +1,9 @@
 //! A server and three agents, one of them behind a router that translates addresses: pods, Services and names across them,
 //! with real packets.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use testkit::{Lab, Machine, NAMES};
 
 struct Nodes {
@@ -225,6 +228,19 @@ fn a_node_behind_a_router_serves_logs_and_exec() {
         m.kubectl(&["logs", "away"]).is_ok_and(|l| l == "from away\n")
     });
     assert_eq!(m.ok(&["exec", "away", "--", "echo", "through"]), "through\n");
+    let reader = "while read line; do echo got $line; done";
+    let once = "    stdin: true\n    stdinOnce: true\n  restartPolicy: Never\n";
+    m.apply(&pod("reader", "hidden", once, reader)).expect("apply");
+    running(m, &["reader"]);
+    let attach = m
+        .kubectl_command(&["attach", "-i", "-q", "reader"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut attach = attach.expect("kubectl");
+    attach.stdin.take().expect("its input").write_all(b"this\n").expect("a line");
+    let output = attach.wait_with_output().expect("its output");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "got this\n");
     let inbound = format!("http://{}:10250/", n.hidden.address());
     assert!(fetch(&n.server, &inbound).is_err(), "nobody connects to the node itself");
     let metrics = m.ok(&["get", "--raw", "/api/v1/nodes/hidden/proxy/metrics"]);
