@@ -143,7 +143,9 @@ fn health_check_port(path: &Path, spec: &Value, errors: &mut Errors) {
     let port = integer(spec, "healthCheckNodePort").unwrap_or(0);
     let at = path.child("healthCheckNodePort").to_string();
     if port == 0 {
-    } else if service_needs_health_check(spec) {
+        return;
+    }
+    if service_needs_health_check(spec) {
         for problem in names::port_number(port) {
             errors.push(FieldError::invalid(at.as_str(), port, problem));
         }

@@ -310,12 +310,11 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         self.unread -= stream.inbox.clear();
         stream.unused = true;
-        self.relieve();
-        let Some(stream) = self.streams.get_mut(&id) else { return };
         if !stream.is_done() {
             stream.sending = Sending::Leaving;
             self.enqueue(id);
         }
+        self.relieve();
         self.forget_if_done(id);
     }
 
