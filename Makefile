@@ -96,8 +96,8 @@ test-boards: ## Test the emulated boards of both architectures, then one as the 
 	$(MKIMAGE) test-first-boot --board qemu-arm64
 	$(MKIMAGE) soak-board --board qemu-arm64 --first-boots 2 --updates 0
 	$(MKIMAGE) test-ota --board qemu-arm64
-	$(MKIMAGE) test-pair --board qemu-arm64 --agent-board qemu-armv7
-	$(MKIMAGE) budget --board qemu-armv7
+	$(MKIMAGE) test-pair --board qemu-arm64 --agent-board qemu-armv7 --agent-board qemu-arm64
+	$(MKIMAGE) budget --complete --board qemu-arm64 --board qemu-armv7
 
 run: image ## Make the image, boot it in QEMU, run a pod, show what to type next
 	$(MKIMAGE) run --board $(BOARD) --variant $(VARIANT)

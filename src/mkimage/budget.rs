@@ -36,6 +36,9 @@ pub(crate) struct BudgetArgs {
     /// The project's root.
     #[arg(long, default_value = ".")]
     root: PathBuf,
+    /// Also fail when a row that has a limit for the board has no figure: after all tests that measure ran.
+    #[arg(long)]
+    complete: bool,
     /// Also put the boards' tables into this Markdown file, each in place of the one that is there.
     #[arg(long)]
     write: Option<PathBuf>,
@@ -135,6 +138,12 @@ pub(crate) fn check(args: &BudgetArgs) -> Result<()> {
         exceeded.extend(
             lines.into_iter().filter_map(|line| Some(format!("{board}: {}", line.exceeded?))),
         );
+        if args.complete {
+            let missing = budget.unmeasured(board, &figures);
+            exceeded.extend(
+                missing.map(|row| format!("{board}: {} ({}) was not measured", row.what, row.name)),
+            );
+        }
     }
     ensure!(exceeded.is_empty(), "over budget:\n  {}", exceeded.join("\n  "));
     Ok(())
@@ -149,6 +158,13 @@ impl Budget {
     /// The rows that this board has a figure for.
     fn lines(&self, board: &str, figures: &Figures) -> Vec<Line> {
         self.row.iter().filter_map(|row| Some(row.line(board, *figures.get(&row.name)?))).collect()
+    }
+
+    /// The rows that limit this board and have no figure for it.
+    fn unmeasured(&self, board: &str, figures: &Figures) -> impl Iterator<Item = &Row> {
+        self.row
+            .iter()
+            .filter(move |row| row.limits.contains_key(board) && !figures.contains_key(&row.name))
     }
 }
 
@@ -323,6 +339,7 @@ mod tests {
             board: vec!["native".to_owned()],
             out: dir.path().to_owned(),
             root: ROOT.into(),
+            complete: false,
             write: Some(dir.path().join("figures.md")),
         };
         assert!(check(&args()).unwrap_err().to_string().contains("nothing is measured"));
@@ -331,6 +348,11 @@ mod tests {
         check(&args()).unwrap();
         let written = fs::read_to_string(dir.path().join("figures.md")).unwrap();
         assert!(written.contains("## native") && written.contains("| 10.00 MB |"), "{written}");
+        let error = check(&BudgetArgs { complete: true, ..args() }).unwrap_err().to_string();
+        assert!(
+            error.contains("(server-pss) was not measured") && !error.contains("agent-pss"),
+            "{error}"
+        );
         record(&board, "agent-pss", 76e6).unwrap();
         let error = check(&args()).unwrap_err().to_string();
         assert!(error.contains("native: ") && error.contains("(agent-pss): 76.00 MB"), "{error}");

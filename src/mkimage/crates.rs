@@ -35,6 +35,14 @@ pub(crate) struct Crate {
     pub(crate) checksum: Option<String>,
     /// Where its source lies.
     pub(crate) source: PathBuf,
+    /// Whom its manifest names.
+    pub(crate) authors: Vec<String>,
+}
+
+/// What Cargo knows of a package beside its row in the tree.
+struct Source {
+    folder: PathBuf,
+    authors: Vec<String>,
 }
 
 impl Crate {
@@ -103,7 +111,8 @@ pub(crate) fn linked(root: &Path, cross: &str) -> Result<Vec<Crate>> {
         crates.push(Crate {
             licence,
             checksum: locked.and_then(|package| package.checksum.clone()),
-            source: source.clone(),
+            source: source.folder.clone(),
+            authors: source.authors.clone(),
             name,
             version,
         });
@@ -144,7 +153,7 @@ fn expression(declared: &str) -> Result<String> {
     Ok(text)
 }
 
-fn sources(metadata: &str) -> Result<BTreeMap<(String, String), PathBuf>> {
+fn sources(metadata: &str) -> Result<BTreeMap<(String, String), Source>> {
     let metadata: Value =
         serde_json::from_str(metadata).context("read what cargo metadata says")?;
     let packages = metadata.get("packages").and_then(Value::as_array);
@@ -153,7 +162,9 @@ fn sources(metadata: &str) -> Result<BTreeMap<(String, String), PathBuf>> {
     let sources = packages.iter().filter_map(|package| {
         let manifest = PathBuf::from(text(package, "manifest_path")?);
         let key = (text(package, "name")?, text(package, "version")?);
-        Some((key, manifest.parent()?.to_owned()))
+        let authors = package.get("authors").and_then(Value::as_array).into_iter().flatten();
+        let authors = authors.filter_map(|author| author.as_str().map(str::to_owned)).collect();
+        Some((key, Source { folder: manifest.parent()?.to_owned(), authors }))
     });
     Ok(sources.collect())
 }

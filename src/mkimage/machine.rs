@@ -349,6 +349,12 @@ impl Machine {
         Ok(())
     }
 
+    /// Bytes written to its disks since it was started.
+    pub(crate) fn written(&mut self) -> Result<u64> {
+        let answer = self.execute("{\"execute\":\"query-blockstats\"}")?;
+        written(&answer).with_context(|| format!("QEMU counts no writes: {answer}"))
+    }
+
     fn execute(&mut self, command: &str) -> Result<String> {
         let stream = UnixStream::connect(self.sockets.path().join("monitor"))
             .context("connect to QEMU's monitor")?;
@@ -532,6 +538,13 @@ impl Console {
     }
 }
 
+/// The sum of bytes written in QEMU's answer to `query-blockstats`.
+fn written(answer: &str) -> Option<u64> {
+    let answer: serde_json::Value = serde_json::from_str(answer).ok()?;
+    let disks = answer.get("return")?.as_array()?;
+    disks.iter().map(|disk| disk.pointer("/stats/wr_bytes")?.as_u64()).sum()
+}
+
 /// Lines of a console log that tell of a crash.
 pub(crate) fn crashes(log: &str) -> Vec<&str> {
     log.lines().filter(|line| BAD_WORDS.iter().any(|word| line.contains(word))).collect()
@@ -647,6 +660,21 @@ pub(crate) fn demo_pod(kubectl: &Kubectl, machine: &mut Machine) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn writes_of_all_disks_count() {
+        let disks = r#"[{"device": "", "stats": {"wr_bytes": 4096, "rd_bytes": 7}}, {"stats": {"wr_bytes": 512}}]"#;
+        let rows = [
+            (format!("{{\"return\": {disks}}}"), Some(4608)),
+            (r#"{"return": []}"#.to_owned(), Some(0)),
+            (r#"{"return": [{"stats": {}}]}"#.to_owned(), None),
+            (r#"{"event": "STOP"}"#.to_owned(), None),
+            ("cut o".to_owned(), None),
+        ];
+        for (answer, expected) in rows {
+            assert_eq!(written(&answer), expected, "{answer}");
+        }
+    }
 
     #[test]
     fn crashes_are_found_in_a_log() {

@@ -188,9 +188,12 @@ struct PairArgs {
     /// The server's board.
     #[command(flatten)]
     place: Place,
-    /// The agent's board, if it is another one.
+    /// The board of an agent, once for each; one of the server's kind when there is none.
     #[arg(long)]
-    agent_board: Option<String>,
+    agent_board: Vec<String>,
+    /// How long the boards idle while their writes are counted.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    idle_seconds: u64,
     #[arg(long, default_value_t = 16443)]
     forward: u16,
     #[command(flatten)]

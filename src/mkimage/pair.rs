@@ -1,16 +1,17 @@
-//! The test of two boards on one virtual network: one is the server, the other joins it as an agent.
+//! The test of boards on one virtual network: one is the server, the others join it as agents.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 
 use crate::PairArgs;
 use crate::board::Board;
 use crate::budget;
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, pause};
 use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes};
 use crate::memory;
 use crate::owner;
@@ -22,49 +23,59 @@ const PASSWORD: &str = "board-test-only";
 /// Where QEMU's DHCP server puts the first board.
 const SERVER: &str = "10.0.2.15";
 const SERVER_NAME: &str = "copepod";
+/// The first agent, which the pods of the test run on.
 const AGENT_NAME: &str = "field";
 const TUNNEL_LIMIT: Duration = Duration::from_secs(60);
+/// How often idle boards are looked at.
+const IDLE_STEP: Duration = Duration::from_secs(5);
+/// What `idle-written` of the budgets is for.
+const IDLE_MINUTES: f64 = 10.0;
 
-/// One of the two boards: what it is, and where its disk and log lie.
+/// One of the boards: what it is, the node's name, where its disk and log lie, and the machine once it runs.
 struct Member {
     board: Board,
+    node: String,
     place: Place,
+    machine: Option<Machine>,
 }
 
 struct Pair {
-    members: [Member; 2],
+    /// The server, then the agents.
+    members: Vec<Member>,
     switch: Switch,
     _sockets: tempfile::TempDir,
     kubeconfig: PathBuf,
     kubectl: Kubectl,
     forward: u16,
-    server: Option<Machine>,
-    agent: Option<Machine>,
+    idle: Duration,
 }
 
 const CHECKS: &[Check<Pair>] = &[
     ("the server boots to a Ready node", server_boots),
-    ("the agent joins with the token and becomes Ready", agent_joins),
+    ("the agents join with the token and become Ready", agents_join),
     ("pods run on both boards", pods_run),
     ("a pod reaches a Service across the boards, by name", service_across),
     ("log and exec of the agent's pod go through the tunnel", streams),
-    ("the agent runs 10 pods; its memory is recorded", fills),
+    ("each agent runs 10 pods; its memory is recorded", fills),
     ("the agent restarts without the server and runs its pod again", restarts_alone),
     ("the agent's node is Ready again with the same pod", returns),
+    ("idle boards hardly write; it is recorded", idles),
     ("no board shows a crash", no_crash),
 ];
 
 /// Runs the checks.
 pub(crate) fn run(args: &PairArgs) -> Result<()> {
     let server = &args.place.board;
-    let agent = args.agent_board.as_ref().unwrap_or(server);
-    let member = |board: &String, part: &str| {
-        Ok::<_, anyhow::Error>(Member {
-            board: Board::read(&args.place.root, board)?,
-            place: Place::new(&args.place.dir_of(board), part)?,
-        })
-    };
-    let members = [member(server, "pair-server")?, member(agent, "pair-agent")?];
+    let mut agents = args.agent_board.clone();
+    if agents.is_empty() {
+        agents.push(server.clone());
+    }
+    let mut members = vec![Member::new(&args.place, server, SERVER_NAME, "pair-server")?];
+    for (index, board) in agents.iter().enumerate() {
+        let suffix = if index == 0 { String::new() } else { format!("-{}", index + 1) };
+        let node = format!("{AGENT_NAME}{suffix}");
+        members.push(Member::new(&args.place, board, &node, &format!("pair-agent{suffix}"))?);
+    }
     let kubeconfig = args.place.dir().join("pair-server/kubeconfig.yaml");
     let sockets = tempfile::Builder::new().prefix("copepod-").tempdir()?;
     let mut pair = Pair {
@@ -74,32 +85,60 @@ pub(crate) fn run(args: &PairArgs) -> Result<()> {
         kubectl: Kubectl::new(&args.kubectl.program(), &kubeconfig),
         kubeconfig,
         forward: args.forward,
-        server: None,
-        agent: None,
+        idle: Duration::from_secs(args.idle_seconds),
     };
     let show = |pair: &Pair| pair.members.iter().for_each(|member| show_tail(&member.place));
     let count = run_checks(CHECKS, &mut pair, show);
     drop(pair);
-    count.report(&format!("{server} with agent {agent}"))
+    count.report(&format!("{server} with agents {}", agents.join(", ")))
+}
+
+impl Member {
+    fn new(place: &crate::Place, board: &str, node: &str, part: &str) -> Result<Member> {
+        Ok(Member {
+            board: Board::read(&place.root, board)?,
+            node: node.to_owned(),
+            place: Place::new(&place.dir_of(board), part)?,
+            machine: None,
+        })
+    }
+
+    fn machine(&mut self) -> Result<&mut Machine> {
+        self.machine.as_mut().with_context(|| format!("{} does not run", self.node))
+    }
+
+    /// A fresh disk with this text as the owner's settings, and the board on it.
+    fn start(&mut self, owner: &str, network: Network<'_>) -> Result<()> {
+        self.place.prepare(&self.board, true)?;
+        owner::replace(&self.place.disk, owner)?;
+        self.machine = Some(Machine::start(&self.board, &self.place, network, false)?);
+        Ok(())
+    }
 }
 
 fn server_boots(pair: &mut Pair) -> Result<()> {
     let owner = format!("args: [\"--token={PASSWORD}\"]\n");
     let network = Network::Gateway { forward: pair.forward, switch: pair.switch.path() };
-    pair.server = Some(pair.start(0, &owner, network)?);
-    let server = pair.server.as_mut().context("the server does not run")?;
-    server.kubeconfig(&pair.kubeconfig, BOOT_LIMIT)?;
+    let [server, ..] = pair.members.as_mut_slice() else { bail!("no server") };
+    server.start(&owner, network)?;
+    server.machine()?.kubeconfig(&pair.kubeconfig, BOOT_LIMIT)?;
     pair.wait_ready(SERVER_NAME)
 }
 
-fn agent_joins(pair: &mut Pair) -> Result<()> {
+fn agents_join(pair: &mut Pair) -> Result<()> {
     let token = token(&pair.kubeconfig)?;
-    let owner = format!(
-        "hostname: {AGENT_NAME}\nrole: agent\nargs: [\"--server=https://{SERVER}:6443\", \"--token={token}\"]\n"
-    );
-    pair.agent =
-        Some(pair.start(1, &owner, Network::Plugged { switch: pair.switch.path(), number: 1 })?);
-    pair.wait_ready(AGENT_NAME)
+    let switch = pair.switch.path().to_owned();
+    for (number, agent) in (1..).zip(pair.members.iter_mut().skip(1)) {
+        let owner = format!(
+            "hostname: {}\nrole: agent\nargs: [\"--server=https://{SERVER}:6443\", \"--token={token}\"]\n",
+            agent.node
+        );
+        agent.start(&owner, Network::Plugged { switch: &switch, number })?;
+    }
+    for node in pair.agents() {
+        pair.wait_ready(&node)?;
+    }
+    Ok(())
 }
 
 fn pods_run(pair: &mut Pair) -> Result<()> {
@@ -139,15 +178,20 @@ fn streams(pair: &mut Pair) -> Result<()> {
 }
 
 fn fills(pair: &mut Pair) -> Result<()> {
-    let bytes = memory::with_pods(&pair.kubectl, AGENT_NAME, 1)?;
-    let [_, agent] = &pair.members;
-    budget::record(&agent.place.board_dir, "agent-pss", bytes as f64)
+    for (index, agent) in pair.members.iter().skip(1).enumerate() {
+        // The first one runs the visitor.
+        let present = usize::from(index == 0);
+        let bytes = memory::with_pods(&pair.kubectl, &agent.node, present)?;
+        budget::record(&agent.place.board_dir, "agent-pss", bytes as f64)?;
+    }
+    Ok(())
 }
 
 /// The server stands still, as a board that hangs does; the agent loses its power and comes back alone.
 fn restarts_alone(pair: &mut Pair) -> Result<()> {
-    pair.server.as_mut().context("the server does not run")?.monitor("stop")?;
-    let agent = pair.agent.as_mut().context("the agent does not run")?;
+    let [server, agent, ..] = pair.members.as_mut_slice() else { bail!("no agent") };
+    server.machine()?.monitor("stop")?;
+    let agent = agent.machine()?;
     agent.forget_lines()?;
     agent.monitor("system_reset")?;
     agent.wait_for_line("verified root", BOOT_LIMIT)?;
@@ -158,8 +202,11 @@ fn restarts_alone(pair: &mut Pair) -> Result<()> {
 
 fn returns(pair: &mut Pair) -> Result<()> {
     let uid = ["get", "pod", "visitor", "-o", "jsonpath={.metadata.uid} {.status.phase}"];
-    pair.server.as_mut().context("the server does not run")?.monitor("cont")?;
-    pair.wait_ready(AGENT_NAME)?;
+    let [server, ..] = pair.members.as_mut_slice() else { bail!("no server") };
+    server.machine()?.monitor("cont")?;
+    for node in pair.agents() {
+        pair.wait_ready(&node)?;
+    }
     let state =
         "jsonpath={.status.containerStatuses[0].ready} {.status.containerStatuses[0].restartCount}";
     pair.kubectl.wait(
@@ -173,6 +220,31 @@ fn returns(pair: &mut Pair) -> Result<()> {
     service_across(pair)
 }
 
+/// What QEMU writes to the disks of a server and of agents while nobody asks anything of them. Of boards of one kind the
+/// one that writes most counts.
+fn idles(pair: &mut Pair) -> Result<()> {
+    let before = pair.written()?;
+    let end = Instant::now() + pair.idle;
+    while Instant::now() < end {
+        pair.follow();
+        pause(IDLE_STEP);
+    }
+    let after = pair.written()?;
+    let mut most: BTreeMap<&Path, f64> = BTreeMap::new();
+    for (member, (before, after)) in pair.members.iter().zip(before.iter().zip(&after)) {
+        let minutes = pair.idle.as_secs_f64() / 60.0;
+        let written = after.saturating_sub(*before) as f64 * IDLE_MINUTES / minutes;
+        println!("    {}: {:.3} MB in {IDLE_MINUTES} minutes", member.node, written / 1e6);
+        let figure = most.entry(&member.place.board_dir).or_default();
+        *figure = figure.max(written);
+    }
+    for (dir, figure) in most {
+        budget::record(dir, "idle-written", figure)?;
+    }
+    let nodes: Vec<String> = pair.members.iter().map(|member| member.node.clone()).collect();
+    nodes.iter().try_for_each(|node| pair.wait_ready(node))
+}
+
 fn no_crash(pair: &mut Pair) -> Result<()> {
     for Member { place, .. } in &pair.members {
         let log = String::from_utf8_lossy(&fs::read(&place.log)?).into_owned();
@@ -183,23 +255,32 @@ fn no_crash(pair: &mut Pair) -> Result<()> {
 }
 
 impl Pair {
-    /// A fresh disk with this text as the owner's settings, and the board on it.
-    fn start(&self, number: usize, owner: &str, network: Network<'_>) -> Result<Machine> {
-        let Member { board, place } = self.members.get(number).context("two boards")?;
-        place.prepare(board, true)?;
-        owner::replace(&place.disk, owner)?;
-        Machine::start(board, place, network, false)
+    /// The nodes' names of the agents.
+    fn agents(&self) -> Vec<String> {
+        self.members.iter().skip(1).map(|member| member.node.clone()).collect()
+    }
+
+    /// Reads what the boards print.
+    fn follow(&mut self) {
+        for machine in self.members.iter_mut().filter_map(|member| member.machine.as_mut()) {
+            let _ = machine.follow();
+        }
+    }
+
+    /// Bytes each board has written since its start.
+    fn written(&mut self) -> Result<Vec<u64>> {
+        self.members.iter_mut().map(|member| member.machine()?.written()).collect()
     }
 
     fn wait_ready(&mut self, node: &str) -> Result<()> {
         let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
-        let (server, agent) = (&mut self.server, &mut self.agent);
-        let look = |_: &str| {
-            for machine in [&mut *server, &mut *agent].into_iter().flatten() {
-                let _ = machine.follow();
-            }
-        };
-        self.kubectl.wait(&["get", "node", node, "-o", path], BOOT_LIMIT, |a| a == "True", look)?;
+        let kubectl = self.kubectl.clone();
+        kubectl.wait(
+            &["get", "node", node, "-o", path],
+            BOOT_LIMIT,
+            |ready| ready == "True",
+            |_| self.follow(),
+        )?;
         Ok(())
     }
 

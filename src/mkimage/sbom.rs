@@ -25,6 +25,12 @@ const UNKNOWN: &str = "NOASSERTION";
 /// The compiler writes this into every program.
 const COMPILER_MARK: &[u8] = b"rustc version ";
 const VERSION_LENGTH_MAX: usize = 32;
+/// Who holds the rights in what comes with the compiler.
+const HOLDERS: [(&str, &str); 3] = [
+    ("rust-std", "The Rust Project Developers"),
+    ("musl", "Copyright 2005-2020 Rich Felker, et al."),
+    ("sqlite", "in the public domain"),
+];
 
 /// A Debian package that something in the image comes from.
 #[derive(Clone, Debug)]
@@ -72,12 +78,12 @@ pub(crate) fn build(parts: &Parts<'_>) -> Result<Bill> {
         items.push(debian(shipped));
     }
     items.extend(crates.iter().filter(|krate| !krate.is_ours()).map(cargo));
-    items.extend(from_the_compiler(parts, &crates)?);
+    let linked_in = from_the_compiler(parts, &crates)?;
+    let licences = licences(&crates, &linked_in)?.into_bytes();
+    items.extend(linked_in);
     let text = document(parts, &items)?;
-    let mut files = vec![
-        (PLACE.to_owned(), text.clone().into_bytes()),
-        (CRATE_LICENCES.to_owned(), licences(&crates)?.into_bytes()),
-    ];
+    let mut files =
+        vec![(PLACE.to_owned(), text.clone().into_bytes()), (CRATE_LICENCES.to_owned(), licences)];
     for shipped in parts.packages {
         let name = copyright(&shipped.entry.name);
         let path = shipped.unpacked.join(&name);
@@ -145,6 +151,7 @@ fn from_the_compiler(parts: &Parts<'_>, crates: &[Crate]) -> Result<Vec<Item>> {
         name: name.to_owned(),
         version,
         licence: Some(licence.to_owned()),
+        licence_file: Some(CRATE_LICENCES.to_owned()),
         purpose: "LIBRARY",
         ..Item::default()
     };
@@ -252,13 +259,32 @@ fn identifier(item: &Item) -> String {
     format!("SPDXRef-{}", text.trim_end_matches('-').chars().map(allowed).collect::<String>())
 }
 
-/// All licence texts of crates, each once, with the crates it is for.
-fn licences(crates: &[Crate]) -> Result<String> {
+/// All licence texts of crates and of what is linked in beside them, each once, with those it is for. Where a package
+/// brings none, those of the SPDX list that its licence names.
+fn licences(crates: &[Crate], linked_in: &[Item]) -> Result<String> {
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut add = |text: &str, user: String| {
+        texts.entry(text.trim().to_owned()).or_default().push(user);
+    };
     for krate in crates.iter().filter(|krate| !krate.is_ours()) {
-        for (name, text) in krate.licence_texts()? {
-            let user = format!("{} {} ({name})", krate.name, krate.version);
-            texts.entry(text.trim().to_owned()).or_default().push(user);
+        let own = krate.licence_texts()?;
+        for (name, text) in &own {
+            add(text, format!("{} {} ({name})", krate.name, krate.version));
+        }
+        if own.is_empty() {
+            let authors = match krate.authors.as_slice() {
+                [] => "its authors".to_owned(),
+                authors => authors.join(", "),
+            };
+            for (id, text) in standard_texts(krate.licence.as_deref().unwrap_or_default())? {
+                add(text, format!("{} {} ({id}; by {authors})", krate.name, krate.version));
+            }
+        }
+    }
+    for Item { name, licence, .. } in linked_in {
+        let holder = HOLDERS.iter().find(|(of, _)| of == name).map_or("", |(_, holder)| holder);
+        for (id, text) in standard_texts(licence.as_deref().unwrap_or_default())? {
+            add(text, format!("{name} ({id}; {holder})"));
         }
     }
     let mut rows: Vec<(String, String)> =
@@ -266,6 +292,14 @@ fn licences(crates: &[Crate]) -> Result<String> {
     rows.sort();
     let line = "-".repeat(80);
     Ok(rows.iter().map(|(users, text)| format!("{line}\n{users}\n{line}\n{text}\n\n")).collect())
+}
+
+/// The licences that an expression names, with their texts in the SPDX list.
+fn standard_texts(expression: &str) -> Result<Vec<(&'static str, &'static str)>> {
+    let expression = spdx::Expression::parse(expression)
+        .with_context(|| format!("the licence {expression:?}"))?;
+    let ids = expression.requirements().filter_map(|required| required.req.license.id());
+    Ok(ids.map(|id| (id.name, id.text())).collect())
 }
 
 #[cfg(test)]
@@ -334,6 +368,34 @@ mod tests {
         assert_eq!(names, [PLACE, CRATE_LICENCES, "usr/share/doc/busybox-static/copyright"]);
         let (_, licences) = &one.files[1];
         let licences = String::from_utf8_lossy(licences);
-        assert!(licences.contains("tokio ") && licences.contains("Permission is hereby granted"));
+        for part in
+            ["tokio ", "Permission is hereby granted", "musl (MIT; Copyright 2005-2020 Rich"]
+        {
+            assert!(licences.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn every_row_that_points_to_the_licence_texts_is_named_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let bill = bill(dir.path());
+        let document: Value = serde_json::from_str(&bill.text).unwrap();
+        let licences = String::from_utf8_lossy(&bill.files[1].1).into_owned();
+        let mut rows = 0;
+        for package in document["packages"].as_array().unwrap() {
+            let comment = package["licenseComments"].as_str().unwrap_or_default();
+            if comment.contains(CRATE_LICENCES) {
+                let name = package["name"].as_str().unwrap();
+                let listed = match package["versionInfo"].as_str() {
+                    Some(version) if !HOLDERS.iter().any(|(other, _)| *other == name) => {
+                        format!("{name} {version} (")
+                    }
+                    _ => format!("{name} ("),
+                };
+                assert!(licences.contains(&listed), "{listed} has no text");
+                rows += 1;
+            }
+        }
+        assert!(rows > 100, "{rows}");
     }
 }
