@@ -8,6 +8,8 @@ BOARDS ?= $(BOARD)
 LISTS = image/debian-packages.txt tests/debian-packages.txt
 # The host tool that makes images and runs boards.
 MKIMAGE = cargo run --quiet --release --locked -p mkimage --
+# What a release of one's own needs; without a key images trust a development key made in build/.
+RELEASE_FLAGS = $(if $(UPDATE_KEY),--update-key $(UPDATE_KEY)) $(if $(RELEASE),--release $(RELEASE))
 # Largest size of a stripped binary.
 BINARY_BYTES_MAX = 25165824
 
@@ -51,11 +53,11 @@ test-node: setup ## A node on this machine, in namespaces of its own, driven wit
 	COPEPOD_TEST_CGROUP2=1 cargo test --locked -p runtime --test containers
 	cargo test --locked --test tests -- --test-threads=2 --skip tidy::
 
-image: setup ## Make the disk image of BOARD=qemu-arm64 (SETTINGS=copepod.yaml puts settings on it; VARIANT=debug or wifi)
-	$(MKIMAGE) image --board $(BOARD) --variant $(VARIANT) $(if $(SETTINGS),--settings $(SETTINGS))
+image: setup ## Make the disk image of BOARD=qemu-arm64 (SETTINGS=copepod.yaml puts settings on it; VARIANT=debug or wifi; UPDATE_KEY=my.pub RELEASE=0.2.0)
+	$(MKIMAGE) image --board $(BOARD) --variant $(VARIANT) $(RELEASE_FLAGS) $(if $(SETTINGS),--settings $(SETTINGS))
 
-images: setup ## Make and pack the images of all boards into build/images (PROGRAMS=folder has them built already)
-	$(MKIMAGE) images $(if $(PROGRAMS),--programs $(PROGRAMS))
+images: setup ## Make and pack the images of all boards into build/images (PROGRAMS=folder has them built already; UPDATE_KEY, RELEASE as for image)
+	$(MKIMAGE) images $(RELEASE_FLAGS) $(if $(PROGRAMS),--programs $(PROGRAMS))
 
 imager-json: images ## List them for Raspberry Pi Imager: BASE_URL=https://... is where build/images will be
 	$(MKIMAGE) imager-json --base-url "$(BASE_URL)"

@@ -168,7 +168,7 @@ impl fmt::Display for Figures {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         writeln!(
             f,
-            "# Figures\n\nWritten by `make bench`; not edited by hand. Measured on a {} machine with {cores} cores and Linux {}.\n",
+            "# Figures\n\nWritten by `make bench`, the tables of boards by `make figures`; not edited by hand. Measured on a {} machine with {cores} cores and Linux {}.\n",
             std::env::consts::ARCH,
             kernel.trim()
         )?;
