@@ -16,7 +16,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-debug test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
+.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-pair test-trials test-debug test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -92,14 +92,20 @@ demo-ota: image ## An update that is committed, then one that falls back, and wh
 bundle: image ## Make the update of BOARD, signed with KEY=minisign.key
 	$(MKIMAGE) bundle --board $(BOARD) --variant $(VARIANT) $(if $(KEY),--key $(KEY))
 
-test-boards: ## Test the emulated boards of both architectures, then one as the server and the other as its agent
-	$(MAKE) test-board BOARD=qemu-arm64
-	$(MAKE) test-board BOARD=qemu-armv7
+test-boards: setup ## Test the emulated boards of both architectures, alone and joined
+	for board in $$($(MKIMAGE) boards --emulated); do $(MAKE) test-board BOARD=$$board || exit; done
+	$(MAKE) --jobs=2 --output-sync=line test-pair test-trials
+	$(MKIMAGE) budget --complete --board qemu-arm64 --board qemu-armv7
+
+# Both take the images that test-board has made. Most of the time the pair idles, beside the others.
+test-pair:
+	$(MKIMAGE) test-pair --board qemu-arm64 --agent-board qemu-armv7 --agent-board qemu-arm64
+
+test-trials:
 	$(MKIMAGE) test-first-boot --board qemu-arm64
 	$(MKIMAGE) soak-board --board qemu-arm64 --first-boots 2 --updates 0
 	$(MKIMAGE) test-ota --board qemu-arm64
-	$(MKIMAGE) test-pair --board qemu-arm64 --agent-board qemu-armv7 --agent-board qemu-arm64
-	$(MKIMAGE) budget --complete --board qemu-arm64 --board qemu-armv7
+	$(MKIMAGE) test-ota --board qemu-armv7 --short --cuts 1
 
 run: image ## Make the image, boot it in QEMU, run a pod, show what to type next
 	$(MKIMAGE) run --board $(BOARD) --variant $(VARIANT)

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::Args;
 use disk::layout::Sizes;
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -303,10 +304,22 @@ impl Board {
     }
 }
 
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    /// Only the names of those that QEMU runs, which are tested.
+    #[arg(long)]
+    emulated: bool,
+}
+
 /// Prints the boards.
-pub(crate) fn list(root: &Path) -> Result<()> {
+pub(crate) fn list(root: &Path, args: &ListArgs) -> Result<()> {
     for (_, id) in all(&root.join(DIR))? {
-        println!("{id:16} {}", Board::read(root, &id)?.name);
+        let board = Board::read(root, &id)?;
+        match (args.emulated, board.qemu) {
+            (false, _) => println!("{id:16} {}", board.name),
+            (true, Some(_)) => println!("{id}"),
+            (true, None) => {}
+        }
     }
     Ok(())
 }

@@ -69,7 +69,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// List the boards.
-    Boards,
+    Boards(board::ListArgs),
     /// Build a disk image.
     Image(ImageArgs),
     /// Run an image in QEMU, wait until its node is Ready, run a pod and stay until interrupted.
@@ -194,7 +194,7 @@ struct PairArgs {
     /// How long the boards idle while their writes are counted.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle_seconds: u64,
-    #[arg(long, default_value_t = 16443)]
+    #[arg(long, default_value_t = 16446)]
     forward: u16,
     #[command(flatten)]
     kubectl: KubectlArgs,
@@ -245,7 +245,7 @@ fn main() -> ExitCode {
 
 fn work(command: Command) -> Result<()> {
     match command {
-        Command::Boards => board::list(&PathBuf::from(".")),
+        Command::Boards(args) => board::list(&PathBuf::from("."), &args),
         Command::Image(args) => recipe::build(&args),
         Command::Run(args) => machine::run(&args),
         Command::Test(args) => trial::run(&args),
