@@ -92,6 +92,16 @@ impl Cgroups {
         }
     }
 
+    /// A group's directory in each hierarchy of v1, by controller; nothing with v2.
+    pub(super) fn groups_v1(&self, group: &str) -> Vec<(&'static str, PathBuf)> {
+        match self {
+            Cgroups::V2 => Vec::new(),
+            Cgroups::V1(controllers) => {
+                controllers.iter().map(|(name, point)| (*name, point.join(group))).collect()
+            }
+        }
+    }
+
     fn directory(&self, controller: &str, group: &str) -> Option<PathBuf> {
         match self {
             Cgroups::V2 => Some(Path::new(MOUNT_POINT).join(group)),

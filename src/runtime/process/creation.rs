@@ -80,8 +80,8 @@ impl Server {
                 sandbox: &home.sandbox,
                 namespaces: &sandbox::pins(&layout, &home.sandbox.id, &home.pinned),
                 shm: layout.shm(&home.sandbox.id),
+                cgroups_v1: cgroups.groups_v1(&cgroup),
                 cgroup,
-                cgroup_v2: cgroups.version() == 2,
                 open_files,
             };
             work::create(&layout, &cgroups, &spec, &around, stdio)

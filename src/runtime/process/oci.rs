@@ -24,6 +24,8 @@ const READONLY: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// Where the pieces of a container's surroundings are.
 pub(super) struct Surroundings<'a> {
     pub(super) sandbox: &'a Sandbox,
@@ -31,7 +33,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) namespaces: &'a [(&'static str, PathBuf)],
     pub(super) shm: PathBuf,
     pub(super) cgroup: String,
-    pub(super) cgroup_v2: bool,
+    /// The container's group in each hierarchy of cgroup v1, by controller; none with v2.
+    pub(super) cgroups_v1: Vec<(&'static str, PathBuf)>,
     /// Soft and hard limit of open files for containers that ask for none.
     pub(super) open_files: (u64, u64),
 }
@@ -139,7 +142,7 @@ fn namespaces(_: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
     if !sandbox.host_pid && !sandbox.share_pid {
         all.push(json!({ "type": "pid" }));
     }
-    if around.cgroup_v2 {
+    if around.cgroups_v1.is_empty() {
         all.push(json!({ "type": "cgroup" }));
     }
     all
@@ -167,8 +170,8 @@ fn mounts(container: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
         ),
         row("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         row("/sys", "sysfs", &["nosuid", "noexec", "nodev", access]),
-        row("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
     ];
+    all.extend(cgroups(&around.cgroups_v1, access));
     if !container.mounts.iter().any(|mount| mount.destination == Path::new("/dev/shm")) {
         all.push(json!({
             "destination": "/dev/shm", "type": "bind", "source": around.shm,
@@ -180,6 +183,26 @@ fn mounts(container: &ContainerSpec, around: &Surroundings<'_>) -> Vec<Value> {
     own.sort_by_key(|mount| mount.destination.components().count());
     all.extend(own.into_iter().map(mount));
     all
+}
+
+/// What a container sees at `/sys/fs/cgroup`: its own group. libcontainer's mount of v1 asks the node's `/proc` for a
+/// process identifier of the container's namespace, which is another process or none.
+fn cgroups(groups_v1: &[(&str, PathBuf)], access: &str) -> Vec<Value> {
+    const OPTIONS: [&str; 3] = ["nosuid", "noexec", "nodev"];
+    if groups_v1.is_empty() {
+        let options = OPTIONS.into_iter().chain(["relatime", access]).collect::<Vec<_>>();
+        return vec![
+            json!({ "destination": CGROUPS, "type": "cgroup", "source": "cgroup", "options": options }),
+        ];
+    }
+    let options = OPTIONS.into_iter().chain(["mode=755", "size=64k"]).collect::<Vec<_>>();
+    let folder =
+        json!({ "destination": CGROUPS, "type": "tmpfs", "source": "tmpfs", "options": options });
+    let group = |(controller, group): &(&str, PathBuf)| {
+        let options = OPTIONS.into_iter().chain(["bind", "relatime", access]).collect::<Vec<_>>();
+        json!({ "destination": Path::new(CGROUPS).join(controller), "type": "bind", "source": group, "options": options })
+    };
+    std::iter::once(folder).chain(groups_v1.iter().map(group)).collect()
 }
 
 fn mount(mount: &Mount) -> Value {

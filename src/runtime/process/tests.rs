@@ -55,7 +55,11 @@ fn compute(case: &Case) -> Value {
         namespaces: &sandbox::pins(&layout, "box", &kinds),
         shm: layout.shm("box"),
         cgroup: "copepod/pod/one".to_owned(),
-        cgroup_v2: case.cgroup_v2,
+        cgroups_v1: if case.cgroup_v2 {
+            Vec::new()
+        } else {
+            vec![("memory", PathBuf::from("/sys/fs/cgroup/memory/copepod/pod/one"))]
+        },
         open_files: (1024, 4096),
     };
     oci::spec(&case.container, &around, &devices)

@@ -83,6 +83,18 @@ async fn pids_are_shared_below_a_tiny_init_if_asked_for() {
 }
 
 #[tokio::test]
+async fn a_container_sees_its_own_group_and_cannot_change_it() {
+    let node = Node::start().await;
+    node.runtime.create_sandbox(&node.sandbox_spec("a")).await.unwrap();
+    let script = "cd /sys/fs/cgroup; test -e cgroup.procs || cd memory; grep -cx 1 cgroup.procs; \
+        mkdir sub 2>&1 | grep -c Read-only; (echo $$ > cgroup.procs) 2>/dev/null || echo refused";
+    node.run_to_end(&node.spec("a", "one", script)).await;
+    let text = node.text("one");
+    assert!(text.starts_with("1\n1\n") && text.ends_with("refused\n"), "{text}");
+    node.finish().await;
+}
+
+#[tokio::test]
 async fn host_namespaces_are_the_host_s() {
     let node = Node::start().await;
     let mut home = node.sandbox_spec("a");
