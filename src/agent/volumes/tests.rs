@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, PodSpec, Secret, Volume};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 use super::payload::{File, Payload, Sources, payload};
@@ -105,7 +108,7 @@ fn files_change_in_one_instant() {
     assert!(atomic::write(root, &first, None, at(0)).expect("written"));
     assert!(!atomic::write(root, &first, None, at(1)).expect("unchanged"));
     assert_eq!(fs::read_to_string(root.join("sub/b")).expect("readable"), "2");
-    assert_eq!(fs::read_link(root.join("a")).expect("a link"), std::path::Path::new("..data/a"));
+    assert_eq!(fs::read_link(root.join("a")).expect("a link"), Path::new("..data/a"));
     assert_eq!(fs::metadata(root.join("sub/b")).expect("there").mode() & 0o777, 0o600);
     let old = fs::read_link(root.join("..data")).expect("a link");
     let second = Payload::from([("a".into(), file("3", 0o644)), ("c".into(), file("", 0o644))]);
@@ -216,26 +219,65 @@ fn a_pod_is_removed_whole() {
     place::remove_pod(&paths, "u1").expect("removed again");
 }
 
+/// Runs a test that mounts in a mount namespace of its own, which ends with it: also when it fails.
+fn mounting(test: impl FnOnce(&Path) + Send) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = || {
+        unshare(CloneFlags::CLONE_NEWNS).expect("root may make mount namespaces");
+        let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+        mount(none, "/", none, private, none).expect("mounts of its own");
+        test(directory.path());
+    };
+    let ended = std::thread::scope(|scope| scope.spawn(run).join());
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("readable");
+    assert!(!table.contains(&*directory.path().to_string_lossy()), "a mount is left");
+    if let Err(panic) = ended {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 #[test]
 fn roots_of_volumes_belong_to_the_group_of_the_pod() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let paths = Paths::new(directory.path());
-    let group = fs::metadata(directory.path()).expect("there").gid();
-    let pod: Pod = typed(json!({"spec": {"securityContext": {"fsGroup": group},
-        "containers": [{"name": "a"}]}}));
-    let objects = objects();
-    let (node, tokens) = (NodeFields::default(), BTreeMap::new());
-    let sources = Sources { pod: &pod, objects: &objects, node: &node, tokens: &tokens };
-    for volume in [
-        json!({"name": "v", "configMap": {"name": "cm"}}),
-        json!({"name": "w", "projected": {"sources": [{"configMap": {"name": "cm"}}]}}),
-        json!({"name": "x", "emptyDir": {}}),
-    ] {
-        let volume: Volume = typed(volume);
+    mounting(|directory| {
+        let paths = Paths::new(directory);
+        let group = fs::metadata(directory).expect("there").gid();
+        let pod: Pod = typed(json!({"spec": {"securityContext": {"fsGroup": group},
+            "containers": [{"name": "a"}]}}));
+        let objects = objects();
+        let (node, tokens) = (NodeFields::default(), BTreeMap::new());
+        let sources = Sources { pod: &pod, objects: &objects, node: &node, tokens: &tokens };
+        for volume in [
+            json!({"name": "v", "configMap": {"name": "cm"}}),
+            json!({"name": "w", "projected": {"sources": [{"configMap": {"name": "cm"}}]}}),
+            json!({"name": "x", "emptyDir": {}}),
+        ] {
+            let volume: Volume = typed(volume);
+            place::set_up(&paths, "u1", &volume, &sources).expect("set up");
+            place::set_up(&paths, "u1", &volume, &sources).expect("set up again");
+            let root = place::source(&paths, "u1", &volume).expect("a directory");
+            let meta = fs::metadata(root).expect("there");
+            assert_eq!((meta.gid(), meta.mode() & 0o7777), (group, 0o2777), "{}", volume.name);
+        }
+    });
+}
+
+#[test]
+fn a_pod_with_files_in_memory_is_removed_whole() {
+    mounting(|directory| {
+        let paths = Paths::new(directory);
+        let volume = typed(json!({"name": "m", "emptyDir": {"medium": "Memory"}}));
+        let (pod, objects) = (Pod::default(), Objects::default());
+        let (node, tokens) = (NodeFields::default(), BTreeMap::new());
+        let sources = Sources { pod: &pod, objects: &objects, node: &node, tokens: &tokens };
         place::set_up(&paths, "u1", &volume, &sources).expect("set up");
-        place::set_up(&paths, "u1", &volume, &sources).expect("set up again");
         let root = place::source(&paths, "u1", &volume).expect("a directory");
-        let meta = fs::metadata(root).expect("there");
-        assert_eq!((meta.gid(), meta.mode() & 0o7777), (group, 0o2777), "{}", volume.name);
-    }
+        fs::write(root.join("x"), "x").expect("written");
+        assert_ne!(device(&root), device(directory), "in memory");
+        place::remove_pod(&paths, "u1").expect("removed");
+        assert!(!paths.pod("u1").exists());
+    });
+}
+
+fn device(path: &Path) -> u64 {
+    fs::metadata(path).expect("there").dev()
 }
