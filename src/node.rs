@@ -58,7 +58,7 @@ pub(crate) async fn start(
     parts.add("overlay", network::overlay::run(client.clone(), overlay, stopped.clone()));
     let mut agent = start_agent(settings, client.clone(), runtime, bridge).await?;
     parts.add("updates", upgrades::run(updates(settings, &client)?, stopped.clone()));
-    let inputs = network::Inputs::start(&client, &settings.node_name);
+    let inputs = services(settings, &client, parts, stopped);
     match cluster_dns(&settings.shared).await {
         Ok(dns) => {
             let (inputs, stopped) = (inputs.clone(), stopped.clone());
@@ -76,6 +76,23 @@ pub(crate) async fn start(
     }
     agent.follow_addresses(addresses.clone());
     Ok(Started { agent, addresses })
+}
+
+/// What DNS and proxy read. A node without a server of its own records it, for a start while the server is away.
+fn services(
+    settings: &Settings,
+    client: &Client,
+    parts: &mut Parts,
+    stopped: &watch::Receiver<bool>,
+) -> network::Inputs {
+    if settings.server {
+        return network::Inputs::start(client, &settings.node_name);
+    }
+    let record = settings.folder.join("services");
+    let inputs = network::Inputs::start_recorded(client, &settings.node_name, &record);
+    let keeping = network::keep_services(inputs.clone(), record, stopped.clone());
+    parts.add("record of Services", keeping);
+    inputs
 }
 
 /// Tells the node's address as the uplink has it.
@@ -171,7 +188,9 @@ async fn pod_network(
     config.mtu = network::overlay::pod_mtu(&overlay).await.context("preparing the pod network")?;
     let bridge = BridgeNetwork::new(config).context("preparing the pod network")?;
     let sandboxes = runtime.list().await.context("listing sandboxes")?.sandboxes;
-    let uids = sandboxes.into_iter().map(|s| s.spec.id).collect();
+    // Recorded pods may be run without the server, at the addresses by which others know them.
+    let uids = sandboxes.into_iter().map(|s| s.spec.id);
+    let uids = uids.chain(agent::recorded_pods(&settings.folder)).collect();
     bridge.retain(uids).await.context("cleaning the pod network")?;
     overlay.bridge = Some(bridge.clone());
     Ok((bridge, overlay))

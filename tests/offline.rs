@@ -34,6 +34,39 @@ spec:
     command: [sh, -c, 'echo job-marker']
 "#;
 
+/// A Service with its pod, and a pod that asks it by name.
+const SHOP: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {selector: {app: shop}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: shop, labels: {app: shop}}
+spec:
+  nodeName: edge
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox:1.0
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, 'mkdir -p /www; echo shop-page > /www/index.html; exec httpd -f -p 8080 -h /www']
+    ports: [{containerPort: 8080, hostPort: 8081}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asker}
+spec:
+  nodeName: edge
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: busybox:1.0
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, 'while true; do timeout 2 wget -qO- http://shop/; usleep 300000; done']
+"#;
+
 /// A pod that says what it was given and stays. It tolerates nothing for long.
 fn pod(name: &str) -> String {
     format!(
@@ -145,6 +178,55 @@ fn a_machine_restarted_without_its_server_runs_its_pods() {
     let phase = server.ok(&["get", "pod", "job", "-o", "jsonpath={.status.phase}"]);
     assert_eq!(phase, "Succeeded");
     server.wait("the damaged file is gone", |_| record(&edge).len() == 2);
+}
+
+/// How often the pod that asks was answered, in this run of its container.
+fn pages(edge: &Machine, attempt: u32) -> usize {
+    log_of(edge, "asker", attempt).matches("shop-page").count()
+}
+
+/// The port of the node that leads to the shop answers somebody outside.
+fn port_answers(outside: &Machine, edge: &Machine) -> bool {
+    let url = format!("http://{}:8081/", edge.address());
+    outside.run("curl", &["-s", "-m", "3", &url]).is_ok_and(|page| page.contains("shop-page"))
+}
+
+#[test]
+fn services_and_names_outlive_a_restart_without_the_server() {
+    let (_lab, mut server, mut edge) = start(&[]);
+    server.apply(SHOP).expect("a Service and its pods");
+    wait_ready(&server, "pod/shop");
+    wait_ready(&server, "pod/asker");
+    let addresses = ["get", "pods", "shop", "asker", "-o", "jsonpath={.items[*].status.podIP}"];
+    let before = server.ok(&addresses);
+    let address = before.split(' ').next().expect("an address");
+    edge.wait("Service, endpoint and port are recorded", |m| {
+        let recorded = fs::read_to_string(m.path("data/agent/services")).unwrap_or_default();
+        recorded.contains(&format!("\"addresses\":[\"{address}\"]"))
+            && recorded.contains("\"hostPort\":8081")
+    });
+    edge.wait("the Service answers", |m| pages(m, 0) > 0);
+    server.wait("the node's port answers", |m| port_answers(m, &edge));
+
+    let url = format!("https://{}:6443", server.address());
+    server.stop("-KILL");
+    edge.stop("-KILL");
+    assert!(port_answers(&server, &edge), "rules stay without the agent");
+    let asked = pages(&edge, 0);
+    edge.run_node("agent", &["--server", &url]);
+    edge.wait("a new agent answers names", |m| pages(m, 0) > asked + 2);
+
+    edge.cut_power();
+    edge.power_on();
+    edge.run_node("agent", &["--server", &url]);
+    edge.wait("the Service answers after a reboot", |m| pages(m, 1) > 0);
+    server.wait("the node's port answers after a reboot", |m| port_answers(m, &edge));
+
+    server.start(&[]);
+    wait_ready(&server, "pod/shop");
+    assert_eq!(server.ok(&addresses), before, "recorded pods keep their addresses");
+    let asked = pages(&edge, 1);
+    edge.wait("the Service goes on answering", |m| pages(m, 1) > asked + 2);
 }
 
 #[test]

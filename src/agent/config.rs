@@ -12,7 +12,8 @@ use runtime::image::{ImageStore, PullOptions};
 
 /// Wires a pod's network namespace; implemented by the program around the `network` crate.
 pub trait PodNetwork: Send + Sync + 'static {
-    /// Gives the namespace its addresses. Asked again for the same pod, it answers with the same addresses.
+    /// Gives the namespace its addresses. Asked again for the same pod, it answers with the same addresses, also for a new
+    /// namespace, until they are taken back.
     fn attach(&self, uid: &str, netns: &Path) -> BoxFuture<'_, Result<Vec<IpAddr>, String>>;
     /// Takes back what `attach` gave; succeeds if there is nothing.
     fn detach(&self, uid: &str) -> BoxFuture<'_, Result<(), String>>;

@@ -85,14 +85,14 @@ async fn wait_for_network(ctx: &Context) -> Result<(), Failure> {
     ))
 }
 
-/// Removes a sandbox with whatever containers an earlier agent left in it.
-pub(crate) async fn remove_sandbox(ctx: &Context, uid: &str) -> Result<(), String> {
+/// Removes a sandbox with whatever containers an earlier agent left in it. The pod's addresses stay its own: by them others
+/// know it, also after the machine was restarted.
+async fn remove_sandbox(ctx: &Context, uid: &str) -> Result<(), String> {
     let runtime = &ctx.config.runtime;
     let snapshot = runtime.list().await.map_err(|e| e.to_string())?;
     for container in snapshot.containers.iter().filter(|c| c.sandbox == uid) {
         runtime.remove_container(&container.id).await.map_err(|e| e.to_string())?;
     }
-    ctx.config.network.detach(uid).await?;
     match runtime.remove_sandbox(uid).await {
         Err(error) if !error.is_not_found() => Err(error.to_string()),
         _ => Ok(()),
@@ -282,8 +282,11 @@ pub(crate) async fn clean_up(
     if uid.is_empty() {
         return Err("a pod without uid has nothing to clean".to_owned());
     }
-    let result = remove_sandbox(ctx, uid).await;
-    if let Err(error) = result {
+    let removed = match remove_sandbox(ctx, uid).await {
+        Ok(()) => ctx.config.network.detach(uid).await,
+        failed => failed,
+    };
+    if let Err(error) = removed {
         tracing::warn!(pod = name, error, "sandbox not removed");
         return Err(error);
     }

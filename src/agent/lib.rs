@@ -59,4 +59,5 @@ mod worker;
 pub use agent::Agent;
 pub use config::{Config, PodNetwork, Registration};
 pub use error::Error;
+pub use record::recorded_pods;
 pub use server::KubeletApi;

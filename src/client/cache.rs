@@ -61,10 +61,18 @@ impl<K: Object> Cache<K> {
 
     /// Starts a cache of any collection whose objects can be read as `K`.
     pub fn start_with(client: Client, scope: Scope<K>) -> Self {
+        Self::start_known(client, scope, None)
+    }
+
+    /// Like `start_with`, with what is known from before: it counts until the server's list replaces it. The objects are to
+    /// have no revision, so that each is taken from the server then.
+    pub fn start_known(client: Client, scope: Scope<K>, known: Option<Vec<K>>) -> Self {
+        let progress = Progress { synced: known.is_some(), revision: 0 };
+        let known = known.into_iter().flatten().map(|object| (key_of(&object), Arc::new(object)));
         let shared = Arc::new(Shared {
-            objects: RwLock::default(),
+            objects: RwLock::new(known.collect()),
             subscribers: Mutex::default(),
-            progress: watch::Sender::new(Progress::default()),
+            progress: watch::Sender::new(progress),
         });
         let task = AbortOnDrop::spawn(run(client, scope, shared.clone()));
         Self { shared, _task: Arc::new(task) }
@@ -109,11 +117,20 @@ impl<K: Object> Cache<K> {
         self.len() == 0
     }
 
-    /// Waits until the first list has arrived.
+    /// Waits until the first list has arrived, unless all was known from before.
     pub async fn synced(&self) {
+        self.wait_for(|progress| progress.synced).await;
+    }
+
+    /// Waits until the first list has arrived.
+    pub async fn heard(&self) {
+        self.wait_for(|progress| progress.revision > 0).await;
+    }
+
+    async fn wait_for(&self, reached: impl FnMut(&Progress) -> bool) {
         let mut progress = self.shared.progress.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
-        drop(progress.wait_for(|progress| progress.synced).await);
+        drop(progress.wait_for(reached).await);
     }
 
     pub fn is_synced(&self) -> bool {

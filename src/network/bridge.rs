@@ -89,7 +89,9 @@ impl BridgeNetwork {
         let (ready_sender, ready) = watch::channel(false);
         let (started_sender, started) = std::sync::mpsc::sync_channel(1);
         let run = move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().build() {
+            // The other thread waits for the disk.
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = match builder.enable_io().max_blocking_threads(1).build() {
                 Ok(runtime) => runtime,
                 Err(source) => return drop(started_sender.send(Err(Error::Netlink { source }))),
             };

@@ -26,4 +26,4 @@ mod worker;
 pub use addresses::Cidr;
 pub use bridge::{BridgeNetwork, Config, PodAddresses};
 pub use error::Error;
-pub use inputs::{Inputs, NotARange, Range};
+pub use inputs::{Inputs, NotARange, Range, keep as keep_services};

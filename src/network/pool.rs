@@ -1,4 +1,4 @@
-//! Which pod has which address: one small file per pod, so that a restarted node knows what it handed out.
+//! Which pod has which address: one small file per pod, so that a restarted node or machine knows what it handed out.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -73,7 +73,7 @@ impl Pool {
         let path = self.path(uid);
         let bytes = serde_json::to_vec(&allocation)
             .map_err(|error| Error::file("encode", &path)(error.into()))?;
-        // Not synced: a power cut ends the pod, and then the record is worth nothing.
+        // Not synced: the pod is not to wait for the disk.
         sys::replace_file(&path, &bytes, 0o600).map_err(Error::file("write", &path))?;
         self.last = u32::from(address);
         self.by_uid.insert(uid.to_owned(), allocation.clone());
@@ -106,7 +106,8 @@ impl Pool {
             .map(Ipv4Addr::from)
     }
 
-    fn path(&self, uid: &str) -> PathBuf {
+    /// The pod's file.
+    pub(crate) fn path(&self, uid: &str) -> PathBuf {
         self.directory.join(format!("{uid}{SUFFIX}"))
     }
 }

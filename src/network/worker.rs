@@ -118,9 +118,10 @@ impl Worker {
     async fn attach(&mut self, uid: &str, netns: &Path) -> Result<PodAddresses, Error> {
         let (cidr, bridge) = self.bridge.ok_or(Error::NoCidr)?;
         let bridge = self.current_bridge(cidr, bridge).await?;
-        let known = self.pool.get(uid).is_some();
+        let known = self.pool.get(uid).cloned();
         let allocation = self.pool.allocate(uid, cidr)?;
         let addresses = PodAddresses { ips: vec![allocation.address.into()] };
+        let known = known.is_some_and(|known| known == allocation);
         if known
             && self.links.find(&allocation.link).await?.is_some()
             && links::is_configured(netns, allocation.address)?
@@ -136,10 +137,26 @@ impl Worker {
         if let Err(error) = self.connect(&pod, bridge, netns).await {
             // The first error is the one that matters; what is left over is found by `retain`.
             drop(self.links.delete(pod.host_name).await);
-            drop(self.pool.release(uid));
+            if !known {
+                drop(self.pool.release(uid));
+            }
             return Err(error);
         }
+        if !known {
+            self.settle(uid);
+        }
         Ok(addresses)
+    }
+
+    /// Lets an address outlive a power cut: after a reboot without the server, Services are to lead to it again. They are not
+    /// recorded as soon as this, so nobody waits for it.
+    fn settle(&self, uid: &str) {
+        let path = self.pool.path(uid);
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = sys::files::settle(&path) {
+                tracing::warn!(path = %path.display(), %error, "a power cut may cost a pod its address");
+            }
+        }));
     }
 
     /// The bridge may have been deleted by somebody else; then it is made again.

@@ -17,9 +17,20 @@ pub fn atomic_write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     replace(path, bytes, mode, true)
 }
 
-/// As [`atomic_write`] but without waiting for the disk: for state that a reboot makes worthless.
+/// As [`atomic_write`] but without waiting for the disk: for state that a reboot makes worthless, or that [`settle`] makes
+/// durable later.
 pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     replace(path, bytes, mode, false)
+}
+
+/// Makes a file and its name durable. One that is gone meanwhile is fine.
+pub fn settle(path: &Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(file) => file.sync_all()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    path.parent().map_or(Ok(()), sync_dir)
 }
 
 /// Makes the entries of a directory durable.

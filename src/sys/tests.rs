@@ -25,6 +25,8 @@ fn atomic_write_replaces_content_and_mode_and_leaves_nothing_else() {
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
     crate::replace_file(&path, b"three", 0o640).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    crate::files::settle(&path).unwrap();
+    crate::files::settle(&dir.join("gone")).unwrap();
     assert!(crate::atomic_write(&dir.join("missing/file"), b"", 0o600).is_err());
     assert!(crate::atomic_write(Path::new("/"), b"", 0o600).is_err());
     fs::remove_dir_all(dir).unwrap();

@@ -18,4 +18,5 @@ mod store;
 mod tests;
 
 pub(crate) use content::{Cause, NodeRecord, PodRecord, Recorded};
+pub use store::recorded_pods;
 pub(crate) use store::{Loaded, Store};

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::content::{NodeRecord, PodRecord};
 use super::seal::{self, Damage, KEY_BYTES, Key};
+use crate::paths::Paths;
 use crate::volumes::place;
 
 /// Largest file; a pod that needs more is not recorded.
@@ -35,6 +36,11 @@ pub(crate) struct Store {
 struct Entry {
     essence: [u8; 32],
     bytes: u64,
+}
+
+/// The uids of the pods that the agent with this data folder has recorded.
+pub fn recorded_pods(data_dir: &Path) -> BTreeSet<String> {
+    names(&Paths::new(data_dir).record().join("pods")).into_iter().take(PODS_MAX).collect()
 }
 
 /// What was found at start.

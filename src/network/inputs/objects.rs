@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::range::Range;
 
 /// The label that says which Service a slice belongs to.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Labels of Services that somebody else looks after.
 const NOT_OURS: [&str; 2] =
     ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];

@@ -18,7 +18,7 @@ use crate::nft::Family;
 const INTERVAL: Duration = Duration::from_millis(20);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LIMIT: Duration = Duration::from_secs(30);
-/// How long the rules of a previous process stay while pods and node are not known, once Services are.
+/// How long the rules of a previous process stay while the server has not said everything, once Services are known.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Keeps the kernel's rules as the caches say, until `stopped` becomes true or its sender is gone. The rules stay.
@@ -103,13 +103,9 @@ impl Follower {
     async fn begin(&mut self, inputs: &Inputs) {
         inputs.services.synced().await;
         inputs.slices.synced().await;
-        let rest = async {
-            inputs.pods.synced().await;
-            inputs.nodes.synced().await;
-        };
-        if timeout(PATIENCE, rest).await.is_err() {
+        if timeout(PATIENCE, inputs.heard()).await.is_err() {
             tracing::warn!(
-                "this node and its pods are not known yet, routing Services without them"
+                "the server has not said all of this node, its pods and the Services, going on with what is known"
             );
         }
         self.reset_services();

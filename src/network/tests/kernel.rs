@@ -139,6 +139,13 @@ fn attaching_again_changes_nothing() {
         let reborn = Namespace::new();
         assert_eq!(network.attach("pod", &reborn.path()).await.unwrap(), first);
         assert!(reborn.ip("-o -4 addr show eth0").contains("10.42.7.2/24"));
+
+        // What goes wrong on the way costs it nothing.
+        network.attach("pod", Path::new("/no/such/netns")).await.unwrap_err();
+        let again = Namespace::new();
+        network.attach("other", &again.path()).await.unwrap();
+        let third = Namespace::new();
+        assert_eq!(network.attach("pod", &third.path()).await.unwrap(), first);
     });
 }
 
