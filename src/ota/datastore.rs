@@ -1,6 +1,7 @@
 //! The datastore as it was before a trial: kept aside while nothing uses it, put back before anything uses it again.
 //!
-//! Both happen while no node runs, so the files are copied as they are, SQLite's log with them.
+//! Both happen while no node runs, so the files are copied as they are, SQLite's log with them. Putting back needs no
+//! room: the copy and the datastore change places in one step, so that after a power cut either is whole.
 
 use std::fs;
 use std::io;
@@ -12,10 +13,9 @@ use crate::error::Error;
 const FOLDER: &str = "server/db";
 /// What the database consists of when nobody has it open; its index of the log is made anew.
 const FILES: [&str; 2] = ["state.db", "state.db-wal"];
-const INDEX_OF_LOG: &str = "state.db-shm";
 const COPY: &str = "datastore";
 const UNFINISHED: &str = "datastore.new";
-/// Tells the next node that revisions went back.
+/// In the copy from the beginning: tells it from the datastore of the trial, and the next node that revisions went back.
 const MARK: &str = "put-back";
 
 /// Bytes that [`keep`] will write.
@@ -37,6 +37,13 @@ pub fn keep(data: &Path, upgrade: &Path) -> Result<(), Error> {
     for name in FILES {
         copy(&source.join(name), &target.join(name))?;
     }
+    // It takes the place of the other folder one day.
+    if let Ok(data) = fs::metadata(&source) {
+        fs::set_permissions(&target, data.permissions())
+            .map_err(Error::file("change the mode of", &target))?;
+    }
+    let mark = target.join(MARK);
+    fs::write(&mark, []).map_err(Error::file("write", &mark))?;
     sync(&target)?;
     let whole = upgrade.join(COPY);
     fs::rename(&target, &whole).map_err(Error::file("rename", &target))?;
@@ -45,24 +52,16 @@ pub fn keep(data: &Path, upgrade: &Path) -> Result<(), Error> {
 
 /// Puts the copy in the datastore's place; can be repeated. Without a copy everything stays as it is.
 pub fn put_back(data: &Path, upgrade: &Path) -> Result<(), Error> {
-    let (source, target) = (upgrade.join(COPY), data.join(FOLDER));
-    if !source.join(FILES[0]).is_file() {
+    let (copy, place) = (upgrade.join(COPY), data.join(FOLDER));
+    // What changed places before has no mark any more.
+    if !copy.join(FILES[0]).is_file() || !copy.join(MARK).is_file() {
         return Ok(());
     }
-    // First the logs: they would be played into the wrong file.
-    for name in [FILES[1], INDEX_OF_LOG] {
-        remove(&target.join(name))?;
-    }
-    sync(&target)?;
-    for name in FILES {
-        let new = target.join(format!("{name}.new"));
-        if copy(&source.join(name), &new)? {
-            fs::rename(&new, target.join(name)).map_err(Error::file("rename", &new))?;
-        }
-    }
-    let mark = target.join(MARK);
-    fs::write(&mark, []).map_err(Error::file("write", &mark))?;
-    sync(&target)
+    remove(&place.join(MARK))?;
+    fs::create_dir_all(&place).map_err(Error::file("create", &place))?;
+    sys::files::exchange(&copy, &place).map_err(Error::file("put back", &place))?;
+    sync(upgrade)?;
+    sync(place.parent().unwrap_or(data))
 }
 
 /// Whether the datastore was put back since [`clear_put_back_mark`].

@@ -1,6 +1,7 @@
 //! The machine's table, and the datastore that goes with it.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use disk::slot::Slot::{self, A, B};
 
@@ -73,8 +74,21 @@ fn an_update_begins_only_where_nothing_is_undecided() {
     }
 }
 
-#[test]
-fn the_datastore_comes_back_as_it_was() {
+/// Files and folders of the data partition, with their contents.
+fn tree(folder: &Path, found: &mut Vec<(PathBuf, Vec<u8>)>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            tree(&path, found);
+        } else {
+            found.push((path.clone(), fs::read(&path).unwrap()));
+        }
+    }
+    found.sort();
+}
+
+/// A board whose datastore was kept aside and then written on by a trial.
+fn board_with_trial() -> Board {
     let board = Board::new();
     let (data, upgrade) = (board.path("data"), board.places.upgrade());
     let db = board.path("data/server/db");
@@ -82,24 +96,81 @@ fn the_datastore_comes_back_as_it_was() {
     fs::write(db.join("state.db"), "before").unwrap();
     fs::write(db.join("state.db-wal"), "log before").unwrap();
     keep(&data, &upgrade).unwrap();
+    // A restart that did not come to it is made again.
+    fs::create_dir_all(upgrade.join("datastore.new")).unwrap();
+    fs::write(upgrade.join("datastore.new/state.db"), "bef").unwrap();
     keep(&data, &upgrade).unwrap();
-    fs::write(db.join("state.db"), "after").unwrap();
-    fs::write(db.join("state.db-wal"), "log after").unwrap();
-    fs::write(db.join("state.db-shm"), "index").unwrap();
+    for name in ["state.db", "state.db-wal", "state.db-shm", "state.db-spare"] {
+        fs::write(db.join(name), format!("{name} after")).unwrap();
+    }
+    board
+}
+
+fn is_as_before(board: &Board) {
+    let db = board.path("data/server/db");
+    assert_eq!(fs::read_to_string(db.join("state.db")).unwrap(), "before");
+    assert_eq!(fs::read_to_string(db.join("state.db-wal")).unwrap(), "log before");
+    assert!(!db.join("state.db-shm").exists() && was_put_back(&board.path("data")));
+}
+
+#[test]
+fn the_datastore_comes_back_as_it_was() {
+    let board = board_with_trial();
+    let (data, upgrade) = (board.path("data"), board.places.upgrade());
     for _ in 0..2 {
         put_back(&data, &upgrade).unwrap();
-        assert_eq!(fs::read_to_string(db.join("state.db")).unwrap(), "before");
-        assert_eq!(fs::read_to_string(db.join("state.db-wal")).unwrap(), "log before");
-        assert!(!db.join("state.db-shm").exists() && was_put_back(&data));
+        is_as_before(&board);
     }
     clear_put_back_mark(&data).unwrap();
-    forget(&upgrade).unwrap();
-    fs::write(db.join("state.db"), "later").unwrap();
-    put_back(&data, &upgrade).unwrap();
-    assert_eq!(
-        fs::read_to_string(db.join("state.db")).unwrap(),
-        "later",
-        "without a copy nothing changes"
-    );
+    fs::write(board.path("data/server/db/state.db"), "later").unwrap();
+    // The journal could not be written: the next start puts back once more.
+    for _ in 0..2 {
+        put_back(&data, &upgrade).unwrap();
+        let found = fs::read_to_string(board.path("data/server/db/state.db")).unwrap();
+        assert_eq!(found, "later", "what was put back once stays");
+        forget(&upgrade).unwrap();
+    }
     assert!(!was_put_back(&data));
+}
+
+#[test]
+fn putting_back_survives_a_cut_at_each_step() {
+    // What lies on the disk after a cut: nothing done, the mark of an earlier time gone, places changed, and the trial's
+    // datastore removed in part or whole.
+    let cuts: [&dyn Fn(&Board); 5] = [
+        &|_| {},
+        &|board| fs::write(board.path("data/server/db/put-back"), "").unwrap(),
+        &|board| put_back(&board.path("data"), &board.places.upgrade()).unwrap(),
+        &|board| {
+            put_back(&board.path("data"), &board.places.upgrade()).unwrap();
+            fs::remove_file(board.places.upgrade().join("datastore/state.db-wal")).unwrap();
+        },
+        &|board| {
+            put_back(&board.path("data"), &board.places.upgrade()).unwrap();
+            forget(&board.places.upgrade()).unwrap();
+        },
+    ];
+    for (number, cut) in cuts.iter().enumerate() {
+        let board = board_with_trial();
+        cut(&board);
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        put_back(&board.path("data"), &board.places.upgrade()).unwrap();
+        is_as_before(&board);
+        tree(&board.path("data"), &mut before);
+        put_back(&board.path("data"), &board.places.upgrade()).unwrap();
+        tree(&board.path("data"), &mut after);
+        assert_eq!(before, after, "cut {number}");
+        forget(&board.places.upgrade()).unwrap();
+        is_as_before(&board);
+    }
+}
+
+#[test]
+fn a_node_without_a_datastore_has_nothing_to_put_back() {
+    let board = Board::new();
+    let (data, upgrade) = (board.path("data"), board.places.upgrade());
+    fs::remove_dir_all(board.path("data/server")).unwrap();
+    keep(&data, &upgrade).unwrap();
+    put_back(&data, &upgrade).unwrap();
+    assert!(!board.path("data/server").exists());
 }
