@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 
 use disk::slot::Slot;
-use disk::state::STARTS;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +75,14 @@ pub enum BootStep {
     Lost(Update),
 }
 
+impl BootStep {
+    /// Whether the slot that runs is not the one to stay with when this step fails.
+    #[must_use]
+    pub fn is_on_trial(&self) -> bool {
+        matches!(self, BootStep::Trial(_) | BootStep::Leave(_))
+    }
+}
+
 impl State {
     /// The update that is under way.
     #[must_use]
@@ -140,7 +147,7 @@ fn silent_end(update: &Update, starts: u8) -> String {
     let Update { to, version, healthy_within, .. } = update;
     match starts {
         0 => format!(
-            "slot {to} with {version} did not start: its kernel, initramfs or root failed {STARTS} times"
+            "slot {to} with {version} did not start: its kernel, initramfs or root failed in every start it had"
         ),
         _ => format!(
             "slot {to} with {version} started {starts} times, and each time the machine ended before it was healthy \

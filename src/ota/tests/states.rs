@@ -1,13 +1,15 @@
 //! The machine's table, and the datastore that goes with it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use disk::slot::Slot::{self, A, B};
 
 use super::board::Board;
 use crate::{
-    Before, BootStep, State, Update, clear_put_back_mark, forget, keep, put_back, was_put_back,
+    Before, BootStep, Journal, State, Update, clear_put_back_mark, forget, keep, put_back,
+    was_put_back,
 };
 
 fn update() -> Update {
@@ -29,7 +31,7 @@ fn every_start_leads_somewhere() {
     let trying = |starts| State::Trying { update: u(), starts };
     let falling = |reason: &str| State::FallingBack { update: u(), reason: reason.to_owned() };
     let fell = |reason: &str| BootStep::FellBack { update: u(), reason: reason.to_owned() };
-    let never = "slot b with 2.0.0 did not start: its kernel, initramfs or root failed 3 times";
+    let never = "slot b with 2.0.0 did not start: its kernel, initramfs or root failed in every start it had";
     let ended = "slot b with 2.0.0 started 3 times, and each time the machine ended before it was healthy (at most 300 s)";
     let table: [(State, Slot, State, BootStep); 12] = [
         (State::Idle, A, State::Idle, BootStep::Ordinary),
@@ -47,6 +49,8 @@ fn every_start_leads_somewhere() {
     ];
     for (state, running, after, step) in table {
         let text = format!("{state:?} on {running}");
+        let on_trial = matches!(running, B) && !matches!(state, State::Idle | State::Writing(_));
+        assert_eq!(step.is_on_trial(), on_trial, "{text}");
         assert_eq!(state.at_boot(running), (after, step), "{text}");
     }
 }
@@ -173,4 +177,69 @@ fn a_node_without_a_datastore_has_nothing_to_put_back() {
     keep(&data, &upgrade).unwrap();
     put_back(&data, &upgrade).unwrap();
     assert!(!board.path("data/server").exists());
+}
+
+#[test]
+fn the_journal_needs_no_room_after_its_beginning() {
+    let board = Board::new();
+    let folder = board.places.upgrade();
+    let inodes = || {
+        let of = |name: &str| fs::metadata(folder.join(name)).unwrap().ino();
+        ["journal.json", "journal.copy.json"].map(of)
+    };
+    let pods = (0..500).map(|n| (format!("default/pod-{n}"), vec!["f".repeat(64)])).collect();
+    let staged = Update { before: Before { server: true, pods }, ..update() };
+    Journal { state: State::Staged(staged.clone()), last: None }.write(&folder).unwrap();
+    let before = inodes();
+    let reason = "x".repeat(4096);
+    for state in [
+        State::Trying { update: staged.clone(), starts: 3 },
+        State::FallingBack { update: staged.clone(), reason },
+        State::Idle,
+        State::Staged(staged),
+    ] {
+        let journal = Journal { state, last: None };
+        journal.write(&folder).unwrap();
+        assert_eq!(inodes(), before, "written over in place");
+        assert_eq!(Journal::read(&folder).unwrap(), journal);
+    }
+}
+
+#[test]
+fn a_torn_journal_has_a_copy() {
+    let journal = |state| Journal { state, last: None };
+    let (old, new) = (journal(State::Writing(update())), journal(State::Staged(update())));
+    let plain = serde_json::to_vec(&new).unwrap();
+    // What lies on the disk after a cut, as texts of the journal and its copy, and what is read.
+    let table: [(&str, &str, Option<&Journal>); 8] = [
+        ("old", "old", Some(&old)),
+        ("old", "torn", Some(&old)),
+        ("old", "new", Some(&old)),
+        ("torn", "new", Some(&new)),
+        ("none", "new", Some(&new)),
+        ("plain", "none", Some(&new)),
+        ("torn", "torn", None),
+        ("torn", "none", None),
+    ];
+    for (first, second, expected) in table {
+        let board = Board::new();
+        let folder = board.places.upgrade();
+        let image = |journal: &Journal| {
+            journal.write(&folder).unwrap();
+            fs::read(folder.join("journal.json")).unwrap()
+        };
+        let (old, new) = (image(&old), image(&new));
+        for (name, what) in [("journal.json", first), ("journal.copy.json", second)] {
+            let path = folder.join(name);
+            match what {
+                "old" => fs::write(path, &old).unwrap(),
+                "new" => fs::write(path, &new).unwrap(),
+                "torn" => fs::write(path, [&new[..30], &old[30..]].concat()).unwrap(),
+                "plain" => fs::write(path, &plain).unwrap(),
+                _ => fs::remove_file(path).unwrap(),
+            }
+        }
+        let found = Journal::read(&folder);
+        assert_eq!(found.ok().as_ref(), expected, "{first}, {second}");
+    }
 }
