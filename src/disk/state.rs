@@ -20,47 +20,57 @@ pub struct State {
     pub first: Slot,
     pub a_left: u8,
     pub b_left: u8,
+    /// The slot that was confirmed last. The boot script takes it when it cannot store the counters.
+    pub good: Option<Slot>,
 }
 
 impl Default for State {
     fn default() -> State {
-        State { first: Slot::A, a_left: STARTS, b_left: STARTS }
+        State { first: Slot::A, a_left: STARTS, b_left: STARTS, good: None }
     }
 }
 
 impl State {
+    fn with(mut self, slot: Slot, left: u8) -> State {
+        match slot {
+            Slot::A => self.a_left = left,
+            Slot::B => self.b_left = left,
+        }
+        self
+    }
+
     /// The state after `slot` started healthily: it is first and has all its starts again.
     #[must_use]
     pub fn confirmed(&self, slot: Slot) -> State {
-        let mut state = State { first: slot, ..self.clone() };
-        match slot {
-            Slot::A => state.a_left = STARTS,
-            Slot::B => state.b_left = STARTS,
-        }
-        state
+        State { first: slot, good: Some(slot), ..self.clone() }.with(slot, STARTS)
     }
 
     /// The state in which `slot` is tried first, a bounded number of times; the other one is what follows.
     #[must_use]
     pub fn trying(&self, slot: Slot) -> State {
-        self.confirmed(slot.other()).confirmed(slot)
+        State { first: slot, ..self.confirmed(slot.other()) }.with(slot, STARTS)
     }
 
     /// The state in which `slot` is not taken, because what it holds is broken or incomplete.
     #[must_use]
     pub fn rejected(&self, slot: Slot) -> State {
-        let mut state = self.confirmed(slot.other());
-        match slot {
-            Slot::A => state.a_left = 0,
-            Slot::B => state.b_left = 0,
-        }
-        state
+        self.confirmed(slot.other()).with(slot, 0)
+    }
+
+    /// The state after `slot` started healthily although the other one was confirmed: that one stays first, and gets one
+    /// more start.
+    #[must_use]
+    pub fn standing_in(&self, slot: Slot) -> State {
+        let state = State { first: slot.other(), good: Some(slot.other()), ..self.clone() };
+        state.with(slot, STARTS).with(slot.other(), 1)
     }
 
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
         let order = format!("{} {}", self.first, self.first.other());
         let (a, b) = (self.a_left.to_string(), self.b_left.to_string());
-        environment::encode(&[("order", &order), ("a_left", &a), ("b_left", &b)], IMAGE_LEN)
+        let mut entries = vec![("order", order.as_str()), ("a_left", &a), ("b_left", &b)];
+        entries.extend(self.good.map(|slot| ("good", slot.name())));
+        environment::encode(&entries, IMAGE_LEN)
     }
 
     pub fn decode(image: &[u8]) -> Result<State, Error> {
@@ -71,11 +81,20 @@ impl State {
         };
         let order = find("order")?;
         let first = order.split(' ').next().unwrap_or_default().parse();
+        let good = match find("good") {
+            Ok(value) => Some(
+                value
+                    .parse()
+                    .map_err(|_| Error::StateValue { name: "good", value: value.to_owned() })?,
+            ),
+            Err(_) => None,
+        };
         Ok(State {
             first: first
                 .map_err(|_| Error::StateValue { name: "order", value: order.to_owned() })?,
             a_left: count("a_left", find("a_left")?)?,
             b_left: count("b_left", find("b_left")?)?,
+            good,
         })
     }
 }

@@ -43,19 +43,28 @@ fn an_environment_that_does_not_fit_is_refused() {
 }
 
 #[test]
-fn a_confirmed_slot_comes_first_with_all_its_starts() {
-    let tried = State { first: Slot::A, a_left: 0, b_left: 2 };
-    let state = State::decode(&tried.confirmed(Slot::B).encode().unwrap()).unwrap();
-    assert_eq!(state, State { first: Slot::B, a_left: 0, b_left: 3 });
-}
-
-#[test]
-fn a_slot_on_trial_has_a_successor_and_a_rejected_one_no_starts() {
-    let state = State { first: Slot::A, a_left: 1, b_left: 0 };
-    let trying = State { first: Slot::B, a_left: 3, b_left: 3 };
-    assert_eq!(state.trying(Slot::B), trying);
-    let rejected = State { first: Slot::A, a_left: 3, b_left: 0 };
-    assert_eq!(trying.rejected(Slot::B), rejected);
+fn each_change_of_the_state_is_kept() {
+    let state = |first, a_left, b_left, good| State { first, a_left, b_left, good };
+    let (a, b) = (Slot::A, Slot::B);
+    let tried = state(b, 3, 3, Some(a));
+    // What was, what is done, what is then.
+    let table = [
+        (state(a, 0, 2, None), "confirm b", state(b, 0, 3, Some(b))),
+        (state(a, 1, 0, None), "try b", tried.clone()),
+        (tried.clone(), "reject b", state(a, 3, 0, Some(a))),
+        (tried, "confirm b", state(b, 3, 3, Some(b))),
+        (state(b, 2, 0, Some(b)), "a stands in", state(b, 3, 1, Some(b))),
+    ];
+    for (before, what, after) in table {
+        let found = match what {
+            "confirm b" => before.confirmed(b),
+            "try b" => before.trying(b),
+            "reject b" => before.rejected(b),
+            _ => before.standing_in(a),
+        };
+        assert_eq!(found, after, "{what}");
+        assert_eq!(State::decode(&found.encode().unwrap()).unwrap(), after);
+    }
 }
 
 #[test]
@@ -70,6 +79,10 @@ fn a_state_with_nonsense_is_refused() {
         Error::StateValue { name: "a_left", value }
     );
     let value = "c".to_owned();
+    assert_eq!(
+        check(&[("order", "a b"), ("a_left", "1"), ("b_left", "1"), ("good", "c")]),
+        Error::StateValue { name: "good", value: value.clone() }
+    );
     assert_eq!(
         check(&[("order", "c"), ("a_left", "1"), ("b_left", "1")]),
         Error::StateValue { name: "order", value }

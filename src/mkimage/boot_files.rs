@@ -201,6 +201,79 @@ mod tests {
         assert!(text.contains("kernel=kernel\n") && text.ends_with("os_prefix=b/\n"), "{text}");
     }
 
+    /// U-Boot's commands as a shell's functions: the state's files are assignments, writing fails where `readonly` is.
+    const COMMANDS: &str = r#"
+        setenv() { _name=$1; shift; eval "$_name=\$*"; }
+        setexpr() { eval "$1=$(($2 $3 $4))"; }
+        load() { _loaded=$4; filesize=1; test -f "$4"; }
+        env() {
+          case "$1 $2" in
+            "import -c") . ./$_loaded ;;
+            "export -c") printf 'order="%s"\na_left=%s\nb_left=%s\ngood=%s\n' "$order" $a_left $b_left $good >exported ;;
+          esac
+        }
+        fatwrite() { test ! -e readonly && cp exported $4; }
+        booti() { echo "starts $slot"; exit; }
+        reset() { echo resets; exit; }
+        devtype=virtio devnum=0 distro_bootpart=1
+    "#;
+
+    /// What the script does with a state, and the state it leaves.
+    fn take_slot(state: &str, is_readonly: bool) -> (String, String) {
+        let board = Board::read(&root(), "qemu-arm64").unwrap();
+        let template = fs::read_to_string(root().join(SCRIPT)).unwrap();
+        let text = script(&template, 1, board.uboot.as_ref().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for slot in ["a", "b"] {
+            fs::create_dir(folder.path().join(slot)).unwrap();
+            for name in ["kernel", "initrd"] {
+                fs::write(folder.path().join(slot).join(name), "").unwrap();
+            }
+        }
+        let words: Vec<&str> = state.split(' ').collect();
+        if let [first, second, a_left, b_left, good] = words[..] {
+            let text = format!(
+                "order=\"{first} {second}\"\na_left={a_left}\nb_left={b_left}\ngood={}\n",
+                good.trim_matches('-')
+            );
+            fs::write(folder.path().join("st0.env"), text).unwrap();
+        }
+        if is_readonly {
+            fs::write(folder.path().join("readonly"), "").unwrap();
+        }
+        let output = std::process::Command::new("sh")
+            .args(["-c", &format!("{COMMANDS}\n{text}")])
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let last = said.lines().last().unwrap_or_default().to_owned();
+        let left = fs::read_to_string(folder.path().join("st0.env")).unwrap_or_default();
+        let values = left.lines().filter_map(|line| line.split_once('=')).map(|(_, value)| value);
+        (last, values.collect::<Vec<_>>().join(" ").replace('"', "").trim_end().to_owned())
+    }
+
+    #[test]
+    fn the_boot_script_takes_the_slot_that_has_starts_left() {
+        // Order, starts of a and b, confirmed slot; whether the card takes no writes; what happens; what is stored.
+        let table = [
+            ("a b 3 3 -", false, "starts a", "a b 2 3"),
+            ("b a 3 3 a", false, "starts b", "b a 3 2 a"),
+            ("b a 3 0 a", false, "starts a", "b a 2 0 a"),
+            ("b a 0 0 b", false, "resets", "b a 3 3 b"),
+            ("b a 3 1 b", false, "starts b", "b a 3 0 b"),
+            ("", false, "starts a", "a b 2 3"),
+            // Else the trial would never end.
+            ("b a 3 3 a", true, "starts a", "b a 3 3 a"),
+            ("b a 0 0 -", true, "starts a", "b a 0 0"),
+            ("b a 3 3 -", true, "starts b", "b a 3 3"),
+        ];
+        for (state, is_readonly, said, left) in table {
+            let found = take_slot(state, is_readonly);
+            assert_eq!(found, (said.to_owned(), left.to_owned()), "{state}, {is_readonly}");
+        }
+    }
+
     #[test]
     fn both_boot_loaders_give_the_kernel_the_same_words() {
         let verity = format!("1,1,{},00", "0".repeat(64)).parse().unwrap();

@@ -25,6 +25,10 @@ pub trait Loader {
     fn confirm(&self, slot: Slot) -> Result<(), Error>;
     /// The slot is broken or incomplete: the other one is started.
     fn reject(&self, slot: Slot) -> Result<(), Error>;
+    /// The slot that was confirmed last, where that is known.
+    fn good(&self) -> Option<Slot>;
+    /// The slot that runs is good, but another one was confirmed: that stays what is started first.
+    fn stand_in(&self, slot: Slot) -> Result<(), Error>;
 }
 
 impl dyn Loader {
@@ -67,6 +71,14 @@ impl Loader for Uboot {
 
     fn reject(&self, slot: Slot) -> Result<(), Error> {
         self.change(|state| state.rejected(slot))
+    }
+
+    fn good(&self) -> Option<Slot> {
+        read(self.boot.folder()).good
+    }
+
+    fn stand_in(&self, slot: Slot) -> Result<(), Error> {
+        self.change(|state| state.standing_in(slot))
     }
 }
 
@@ -147,6 +159,17 @@ impl Loader for Tryboot {
     /// `config.txt` still names the other slot, so there is nothing to take back but the trial.
     fn reject(&self, slot: Slot) -> Result<(), Error> {
         self.confirm(slot.other())
+    }
+
+    fn good(&self) -> Option<Slot> {
+        let text = fs::read_to_string(self.boot.folder().join(Self::CONFIG)).ok()?;
+        let prefix = text.lines().find_map(|line| line.trim().strip_prefix(Self::PREFIX))?;
+        prefix.trim_end_matches('/').parse().ok()
+    }
+
+    /// There are no counters, and `config.txt` names the other slot already.
+    fn stand_in(&self, _: Slot) -> Result<(), Error> {
+        Ok(())
     }
 }
 

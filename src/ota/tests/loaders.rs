@@ -19,15 +19,18 @@ fn uboot_finds_both_copies_of_the_state() {
         State::decode(&copies[0]).unwrap()
     };
     loader.reject(B).unwrap();
-    assert_eq!(state(), State { first: A, a_left: 3, b_left: 0 });
+    assert_eq!(state(), State { first: A, a_left: 3, b_left: 0, good: Some(A) });
     assert_eq!(loader.try_slot(B).unwrap(), None);
-    assert_eq!(state(), State { first: B, a_left: 3, b_left: 3 });
+    assert_eq!(state(), State { first: B, a_left: 3, b_left: 3, good: Some(A) });
     // The boot script has taken a start, and one copy is torn.
-    let taken = State { first: B, a_left: 3, b_left: 2 }.encode().unwrap();
+    let taken = State { first: B, a_left: 3, b_left: 2, good: Some(A) }.encode().unwrap();
     fs::write(board.path("boot/st0.env"), &taken[..100]).unwrap();
     fs::write(board.path("boot/st1.env"), &taken).unwrap();
     loader.confirm(B).unwrap();
-    assert_eq!(state(), State { first: B, a_left: 3, b_left: 3 });
+    assert_eq!(state(), State { first: B, a_left: 3, b_left: 3, good: Some(B) });
+    loader.stand_in(A).unwrap();
+    assert_eq!(state(), State { first: B, a_left: 3, b_left: 1, good: Some(B) });
+    assert_eq!(loader.good(), Some(B));
 }
 
 #[test]
@@ -47,6 +50,8 @@ fn the_firmware_finds_the_slot_in_its_configuration() {
         assert!(arguments.contains(word), "{arguments}");
     }
     loader.reject(B).unwrap();
+    assert_eq!(loader.good(), Some(A));
+    loader.stand_in(B).unwrap();
     assert_eq!(read("config.txt"), "os_prefix=a/\n[pi4]\narm_boost=1\n");
     loader.confirm(B).unwrap();
     assert_eq!(read("config.txt"), "os_prefix=b/\n[pi4]\narm_boost=1\n");
