@@ -15,26 +15,33 @@ use ota::{
     Verdict,
 };
 
-use crate::Error;
 use crate::boot_disk;
 use crate::phases::{BOOT, DATA, Machine};
 use crate::probation::{Decision, Seen, decide};
 use crate::time::pause;
+use crate::{Error, notices};
 
 const FOLDER: &str = "upgrade";
 /// Where everybody leaves what the node is to say; the node watches it from its start on.
 const NOTICES: &str = "/run/copepod/notices";
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
+/// After the boot loader could not be told that the slot is good.
+const CONFIRM_AGAIN: Duration = Duration::from_secs(60);
+const AUTHOR: &str = "slots";
 
 /// The running slot and its trial.
 pub(crate) struct Slots {
     /// `None` when the boot loader did not say which slot it started.
     facts: Option<BootFacts>,
     trial: Option<Trial>,
+    /// The slot that was confirmed last, when it is another one that runs without being on trial.
+    confirmed_other: Option<Slot>,
     given_up: bool,
     /// How often the node has ended, and how the last time.
     node_ends: u32,
     last_end: String,
+    /// When to try again to confirm the slot.
+    confirm_at: Option<Instant>,
 }
 
 struct Trial {
@@ -48,46 +55,85 @@ impl Trial {
     }
 }
 
+/// The word for the firmware at a restart, if it needs one.
+type Word = Option<&'static CStr>;
+
 impl Slots {
     /// Finds out what this start means for an update, before anything uses the data partition. Restarts the machine where
     /// another slot has to run.
     pub(crate) fn settle(machine: &mut Machine) -> Slots {
-        let facts = facts(machine);
-        let mut slots =
-            Slots { facts, trial: None, given_up: false, node_ends: 0, last_end: String::new() };
+        let mut slots = Slots {
+            facts: facts(machine),
+            trial: None,
+            confirmed_other: None,
+            given_up: false,
+            node_ends: 0,
+            last_end: String::new(),
+            confirm_at: None,
+        };
         let Some(running) = slots.facts.as_ref().map(|facts| facts.slot) else { return slots };
-        match slots.take_step(running, machine) {
-            Ok(None) => {}
-            Ok(Some(word)) => restart(machine, word),
-            Err(error) => {
-                machine.console.say("init", &format!("the update cannot be settled: {error}"));
-                pause(FAILURE_PAUSE);
-                restart(machine, None);
-            }
+        if let Some(word) = slots.take_step(running, machine) {
+            restart(machine, word);
         }
+        slots.look_for_other(running, machine);
         slots.tell();
         slots
     }
 
     /// Does what the journal asks for; the word is for the firmware when the machine is to restart.
-    fn take_step(
-        &mut self,
-        running: Slot,
-        machine: &mut Machine,
-    ) -> Result<Option<Option<&'static CStr>>, Error> {
-        let folder = folder();
-        let mut journal = match Journal::read(&folder) {
+    ///
+    /// An error leads away from a slot on trial, which has few starts, and is only told on any other: a node that runs is
+    /// worth more than an update that is settled.
+    fn take_step(&mut self, running: Slot, machine: &mut Machine) -> Option<Word> {
+        let mut journal = match Journal::read(&folder()) {
             Ok(journal) => journal,
             Err(error) => {
-                machine.console.say("init", &format!("{error}; no update is known of"));
-                return Ok(None);
+                machine.complain(&format!("{error}; no update is known of"));
+                return None;
             }
         };
         let (state, step) = journal.state.clone().at_boot(running);
+        let is_on_trial = step.is_on_trial();
+        let mut errors = Vec::new();
         if state != journal.state {
             journal.state = state;
-            journal.write(&folder)?;
+            errors.extend(journal.write(&folder()).err().map(Error::from));
         }
+        let word = match errors.is_empty() || !is_on_trial {
+            true => self.follow(step, running, journal.clone(), machine),
+            false => Ok(None),
+        };
+        let word = word.unwrap_or_else(|error| {
+            errors.push(error);
+            None
+        });
+        if errors.is_empty() {
+            return word;
+        }
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let text = format!("the update cannot be settled: {}", errors.join("; "));
+        machine.complain(&text);
+        if is_on_trial {
+            leave(running, journal, text);
+            pause(FAILURE_PAUSE);
+            return Some(None);
+        }
+        warn(
+            "UpgradeSettled",
+            "False",
+            "CannotSettle",
+            &format!("{text}; the next start tries again"),
+        );
+        word
+    }
+
+    fn follow(
+        &mut self,
+        step: BootStep,
+        running: Slot,
+        journal: Journal,
+        machine: &mut Machine,
+    ) -> Result<Option<Word>, Error> {
         let mut say = |text: String| machine.console.say("init", &text);
         match step {
             BootStep::Ordinary => {}
@@ -113,13 +159,29 @@ impl Slots {
             }
             BootStep::FellBack { update, reason } => {
                 say(format!("back on slot {running} with {}: {reason}", update.before_version));
-                ota::put_back(Path::new(DATA), &folder)?;
+                ota::put_back(Path::new(DATA), &folder())?;
                 loader().reject(update.to)?;
                 finish(journal, &update, Verdict::FellBack, reason)?;
                 self.settled();
             }
         }
         Ok(None)
+    }
+
+    /// Whether the boot loader has started another slot than the one it should, for want of starts: that must not pass
+    /// for what the owner wants.
+    fn look_for_other(&mut self, running: Slot, machine: &mut Machine) {
+        if self.trial.is_some() {
+            return;
+        }
+        self.confirmed_other = loader().good().filter(|good| *good != running);
+        let Some(other) = self.confirmed_other else { return };
+        let text = format!(
+            "slot {running} runs, but slot {other} was confirmed last and used up its starts without becoming healthy; \
+             it gets one more at the next restart, and an update replaces it"
+        );
+        machine.complain(&text);
+        warn("ConfirmedSlotRuns", "False", "OtherSlotStarted", &text);
     }
 
     pub(crate) fn is_confirmed(&self) -> bool {
@@ -139,12 +201,27 @@ impl Slots {
     /// Confirms the slot or gives it up; what to say about it.
     pub(crate) fn look(&mut self, is_up: bool, now: Instant) -> Option<String> {
         let slot = self.facts.as_ref()?.slot;
+        if self.confirm_at.is_some_and(|at| now < at) {
+            return None;
+        }
         let result = match self.decide(is_up, now) {
             Decision::Wait => return None,
-            Decision::Commit => self.commit(slot),
+            Decision::Commit => {
+                self.commit(slot).or_else(|error| self.not_confirmed(slot, error, now))
+            }
             Decision::GiveUp(why) => self.give_up(slot, &why),
         };
         Some(result.unwrap_or_else(|error| format!("slot {slot}: {error}")))
+    }
+
+    /// Tries again later; a slot on trial only as long as that lasts.
+    fn not_confirmed(&mut self, slot: Slot, error: Error, now: Instant) -> Result<String, Error> {
+        self.confirm_at = Some(now + CONFIRM_AGAIN);
+        let is_over = |trial: &Trial| now.saturating_duration_since(trial.since) >= trial.within();
+        if self.trial.as_ref().is_some_and(is_over) {
+            return self.give_up(slot, &format!("cannot be confirmed: {error}"));
+        }
+        Err(error)
     }
 
     /// A start that is no trial is good as soon as the node is up.
@@ -163,9 +240,11 @@ impl Slots {
     }
 
     fn confirm(&mut self, slot: Slot) -> Result<String, Error> {
-        // Also when it fails: the next start tries again, this one would only repeat it.
+        match self.confirmed_other {
+            Some(_) => loader().stand_in(slot)?,
+            None => loader().confirm(slot)?,
+        }
         self.confirmed();
-        loader().confirm(slot)?;
         Ok(format!("slot {slot} started healthily"))
     }
 
@@ -256,8 +335,14 @@ fn arm(mut journal: Journal) -> Result<(Option<&'static CStr>, String), String> 
     let text = format!("slot {} with {}", update.to, update.version);
     let written = match armed {
         Ok(word) => {
+            let to = update.to;
             journal.state = State::Trying { update, starts: 0 };
-            journal.write(&folder()).map(|()| word)
+            let written = journal.write(&folder()).map(|()| word);
+            if written.is_err() {
+                // Nobody would know why that slot runs. What matters is the first error.
+                let _ = loader().reject(to);
+            }
+            written
         }
         Err(error) => {
             let reason = format!("the restart into the new slot could not be prepared: {error}");
@@ -270,6 +355,20 @@ fn arm(mut journal: Journal) -> Result<(Option<&'static CStr>, String), String> 
         Ok(word) => Ok((word, format!("{text} is tried next"))),
         Err(error) => Err(format!("{text} cannot be tried: {error}")),
     }
+}
+
+/// Gives up the slot on trial that runs, as far as that can be noted: it runs out of starts by itself.
+fn leave(running: Slot, mut journal: Journal, reason: String) {
+    if let Some(update) = journal.state.update().cloned() {
+        journal.state = State::FallingBack { update, reason };
+        let _ = journal.write(&folder());
+    }
+    let _ = loader().reject(running);
+}
+
+/// Tells the cluster. A node that hears nothing of it runs all the same.
+fn warn(condition: &str, status: &str, reason: &str, text: &str) {
+    let _ = notices::add(AUTHOR, condition, status, reason, text);
 }
 
 /// Ends an update: the journal first, then what was kept for it.

@@ -290,6 +290,20 @@ fn the_plan_of_the_network_survives_its_way_to_the_child() {
 }
 
 #[test]
+fn notices_of_one_author_add_up() {
+    let mut text = "{".to_owned();
+    for (number, condition) in ["UpgradeSettled", "ConfirmedSlotRuns"].into_iter().enumerate() {
+        let long = "x".repeat(5000);
+        text = notices::added(&text, condition, "False", "Why", &long);
+        let notice: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let entry = &notice["conditions"][number];
+        assert_eq!((&entry["type"], &entry["status"]), (&condition.into(), &"False".into()));
+        assert_eq!(notice["events"][number]["type"], "Warning");
+        assert_eq!(notice["events"][number]["message"].as_str().unwrap().len(), 1024);
+    }
+}
+
+#[test]
 fn notices_are_what_the_agent_reads() {
     let text = notices::text("InvalidSetting", &["copepod.yaml:1:1: \"x\"".to_owned()]);
     let expected = r#"{"conditions":[],"events":[{"message":"copepod.yaml:1:1: \"x\"","reason":"InvalidSetting","type":"Warning"}]}"#;
