@@ -365,8 +365,9 @@ impl Job {
             name: self.request.source.clone(),
             allow_downgrade: self.request.allow_downgrade,
         };
-        let (_, update) = ota::check(&request)?;
-        let Settings { client, node_name, .. } = &*self.settings;
+        let loader = <dyn Loader>::of(&self.places.boot);
+        let (_, update) = ota::check(&request, &*loader)?;
+        let Settings { client, node_name, is_server, .. } = &*self.settings;
         let handle = Handle::current();
         let mut before = || handle.block_on(upgrade_health::before(client, node_name));
         let mut last = None;
@@ -381,7 +382,6 @@ impl Job {
                 false => ControlFlow::Continue(()),
             }
         };
-        let loader = <dyn Loader>::of(&self.places.boot);
         ota::install(&request, &*loader, &mut before, &mut tell)
     }
 

@@ -21,11 +21,10 @@ const SCRIPT: &str = "image/boot.cmd";
 /// U-Boot's own variables and the size it is compiled for.
 const ENVIRONMENT: &str = "uboot.env";
 const ENVIRONMENT_LEN: usize = 0x4000;
-/// What the firmware reads at each start, and at one that was asked for.
+/// What the firmware reads at each start, and at one that was asked for; the latter tells the board that the firmware takes
+/// the slot, not U-Boot.
 const CONFIG: [(Slot, &str); 2] = [(Slot::A, "config.txt"), (Slot::B, "tryboot.txt")];
 const ARGUMENTS: &str = "cmdline.txt";
-/// Its presence tells the board that the firmware takes the slot, not U-Boot.
-const FIRMWARE_SLOTS: &str = "slots.txt";
 /// Text of `copepod.yaml` on the boot partition, for its owner to fill in.
 const OWNER_FILE: &str = "# Settings of this board; they come before the image's. Remove the # to use one.\n\
     #hostname: kitchen\n#role: agent\n#server: https://192.168.1.10:6443\n#token: K10...\n#labels: {room: kitchen}\n\
@@ -113,7 +112,6 @@ fn firmware_files(dir: &Path, board: &Board, verity: &Verity) -> Result<()> {
     for (slot, name) in CONFIG {
         fs::write(dir.join(name), config_text(board, Some(slot)))?;
     }
-    fs::write(dir.join(FIRMWARE_SLOTS), "")?;
     let arguments = kernel_arguments(Slot::A, board.disk.id()?, verity, &board.kernel.args);
     fs::write(dir.join(Slot::A.name()).join(ARGUMENTS), arguments + "\n")?;
     Ok(())

@@ -42,6 +42,11 @@ pub enum Refusal {
     OnTrial(String),
     #[error("an update to {0} waits for the restart of the machine")]
     Waiting(String),
+    #[error(
+        "this board's firmware cannot be told to try a slot, so it takes no updates: {0}; only Raspberry Pi's own kernels have \
+         this device"
+    )]
+    NoTrials(String),
     #[error("an update to {0} is being written")]
     Writing(String),
 }
@@ -63,6 +68,10 @@ pub enum Error {
         "slot {slot} reads back differently from what was written to it ({part}): the storage is failing"
     )]
     ReadBack { slot: &'static str, part: String },
+    #[error("telling the firmware to try a slot: {0}")]
+    Firmware(io::Error),
+    #[error("what works before the update cannot be noted, so nothing is tried: {0}")]
+    Before(String),
     #[error("stopped; it goes on when the node is up again")]
     Stopped,
     #[error("{path}: {source}")]

@@ -82,8 +82,9 @@ impl Meter<'_> {
 }
 
 /// Reads the bundle's head and says whether it can be installed; nothing is written.
-pub fn check(request: &Request<'_>) -> Result<(Bundle, Update), Error> {
+pub fn check(request: &Request<'_>, loader: &dyn Loader) -> Result<(Bundle, Update), Error> {
     let Request { places, facts, .. } = request;
+    loader.ready()?;
     let journal = Journal::read(&places.upgrade())?;
     journal.state.may_begin(facts.slot, facts.confirmed)?;
     let running = Release::read(&places.release)?;
@@ -112,7 +113,7 @@ pub fn install(
     tell: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Update, Error> {
     let folder = request.places.upgrade();
-    let (bundle, mut update) = check(request)?;
+    let (bundle, mut update) = check(request, loader)?;
     let mut journal = Journal::read(&folder)?;
     journal.state = State::Writing(update.clone());
     journal.write(&folder)?;

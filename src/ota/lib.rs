@@ -44,7 +44,7 @@ pub use install::{Progress, Request, check, install};
 pub use journal::{Journal, Outcome, Verdict};
 pub use judge::{Facts, judge};
 pub use keys::Keys;
-pub use loader::{Loader, Tryboot, Uboot};
+pub use loader::{Firmware, Loader, Tryboot, Uboot};
 pub use machine::{Before, BootStep, State, Update};
 pub use manifest::{Compression, FORMAT, Manifest, Part, ROOT};
 pub use places::Places;

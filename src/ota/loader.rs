@@ -2,14 +2,15 @@
 
 use std::ffi::CStr;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use disk::slot::{Slot, kernel_arguments};
 use disk::state::{FILES, State};
 
 use crate::boot_partition::BootPartition;
-use crate::error::Error;
+use crate::error::{Error, Refusal};
+use crate::install::forget_cached;
 
 /// What a slot says of itself, and the kernel's arguments where they are a file.
 const DESCRIPTION: &str = "slot.env";
@@ -17,6 +18,8 @@ const ARGUMENTS: &str = "cmdline.txt";
 
 /// How the boot loader is told which slot to start.
 pub trait Loader {
+    /// Whether a slot can be tried on this board at all.
+    fn ready(&self) -> Result<(), Refusal>;
     /// Lets the slot be tried a bounded number of times. Returns what the restart has to say to the firmware, if anything.
     fn try_slot(&self, slot: Slot) -> Result<Option<&'static CStr>, Error>;
     /// Makes what only the boot loader's own slot needs beside the bundle's files; the boot partition is writable.
@@ -36,7 +39,7 @@ impl dyn Loader {
     #[must_use]
     pub fn of(boot: &BootPartition) -> Box<dyn Loader> {
         if boot.folder().join(Tryboot::TRIAL).is_file() {
-            return Box::new(Tryboot { boot: boot.clone() });
+            return Box::new(Tryboot { boot: boot.clone(), firmware: Firmware::BOARD });
         }
         Box::new(Uboot { boot: boot.clone() })
     }
@@ -56,6 +59,10 @@ impl Uboot {
 }
 
 impl Loader for Uboot {
+    fn ready(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     /// The boot script puts the kernel's arguments together itself.
     fn complete(&self, _: Slot, _: u32) -> Result<(), Error> {
         Ok(())
@@ -100,10 +107,26 @@ fn read(folder: &Path) -> State {
 }
 
 /// The Raspberry Pi's firmware: `config.txt` names the slot's folder in `os_prefix`, `tryboot.txt` is read instead of it
-/// for the one start after `reboot "0 tryboot"`. Not tried on hardware.
+/// for the one start after a flag was set. Raspberry Pi's kernels clear the flag at a restart unless that is asked for with
+/// the word `0 tryboot`, others leave it alone. Not tried on hardware.
 #[derive(Clone, Debug)]
 pub struct Tryboot {
     pub boot: BootPartition,
+    pub firmware: Firmware,
+}
+
+/// How the firmware's flags for the next start are read and set.
+#[derive(Clone, Copy, Debug)]
+pub struct Firmware {
+    pub flags: fn() -> io::Result<u32>,
+    pub set_flags: fn(u32) -> io::Result<()>,
+}
+
+impl Firmware {
+    const BOARD: Firmware =
+        Firmware { flags: sys::firmware::reboot_flags, set_flags: sys::firmware::set_reboot_flags };
+    /// Lets the next start be one from `tryboot.txt`.
+    const TRY: u32 = 1;
 }
 
 impl Tryboot {
@@ -125,6 +148,11 @@ impl Tryboot {
 }
 
 impl Loader for Tryboot {
+    /// Without the flag the firmware starts the old slot, and every update would fall back.
+    fn ready(&self) -> Result<(), Refusal> {
+        (self.firmware.flags)().map(drop).map_err(|error| Refusal::NoTrials(error.to_string()))
+    }
+
     /// The firmware takes the kernel's arguments from a file, and they name the slot.
     fn complete(&self, slot: Slot, disk: u32) -> Result<(), Error> {
         let folder = self.boot.folder().join(slot.name());
@@ -138,12 +166,15 @@ impl Loader for Tryboot {
             .parse()
             .map_err(|source| Error::SlotState { path: path.clone(), source })?;
         let arguments = kernel_arguments(slot, disk, &verity, &value("extra")) + "\n";
-        write_in_place(&folder.join(ARGUMENTS), arguments.as_bytes())
+        let path = folder.join(ARGUMENTS);
+        write_in_place(&path, arguments.as_bytes())?;
+        read_back(&path, arguments.as_bytes(), slot)
     }
 
     fn try_slot(&self, slot: Slot) -> Result<Option<&'static CStr>, Error> {
         let text = self.config_for(slot)?;
         self.boot.writable(|folder| write_in_place(&folder.join(Self::TRIAL), text.as_bytes()))?;
+        (self.firmware.set_flags)(Firmware::TRY).map_err(Error::Firmware)?;
         Ok(Some(Self::RESTART))
     }
 
@@ -179,6 +210,18 @@ fn write_in_place(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     file.write_all(bytes).map_err(Error::file("write", path))?;
     file.set_len(bytes.len() as u64).map_err(Error::file("shorten", path))?;
     file.sync_all().map_err(Error::file("sync", path))
+}
+
+/// Compares the file on the storage with what was written to it.
+fn read_back(path: &Path, bytes: &[u8], slot: Slot) -> Result<(), Error> {
+    let mut file = fs::File::open(path).map_err(Error::file("open", path))?;
+    forget_cached(&file);
+    let mut found = Vec::new();
+    file.read_to_end(&mut found).map_err(Error::file("read", path))?;
+    if found == bytes {
+        return Ok(());
+    }
+    Err(Error::ReadBack { slot: slot.name(), part: ARGUMENTS.to_owned() })
 }
 
 /// The new file is complete on the disk before it takes the old one's name.

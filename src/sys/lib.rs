@@ -13,6 +13,7 @@ pub mod device_filter;
 pub mod dm;
 pub mod fds;
 pub mod files;
+pub mod firmware;
 pub mod machine;
 pub mod module;
 pub mod mount;

@@ -180,3 +180,18 @@ fn a_tied_program_has_no_descriptors_and_ends_with_its_caller() {
     let status = caller.join().unwrap().wait().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
 }
+
+#[test]
+fn the_firmware_is_asked_in_words() {
+    use crate::firmware::{answer, ask, request};
+    assert_eq!(request(0x0003_8064, 1), [28, 0, 0x0003_8064, 4, 0, 1, 0]);
+    assert_eq!(answer(&[28, 0x8000_0000, 0x0003_0064, 4, 0x8000_0004, 1, 0]).unwrap(), 1);
+    let unknown = answer(&[28, 0x8000_0000, 0x0003_0064, 4, 0, 0, 0]).unwrap_err();
+    assert_eq!(unknown.kind(), std::io::ErrorKind::Unsupported);
+    let dir = scratch("firmware");
+    let path = dir.join("no-device");
+    assert!(ask(&path, 1, 0).unwrap_err().to_string().contains("no-device"));
+    fs::write(&path, "").unwrap();
+    assert!(ask(&path, 1, 0).is_err(), "a file is no mailbox");
+    fs::remove_dir_all(dir).unwrap();
+}

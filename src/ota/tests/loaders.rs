@@ -1,12 +1,14 @@
 //! What the boot loaders find after each step.
 
 use std::fs;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use disk::slot::Slot::{A, B};
 use disk::state::State;
 
 use super::board::Board;
-use crate::{Loader, Tryboot, Uboot};
+use crate::{Error, Firmware, Loader, Refusal, Tryboot, Uboot};
 
 #[test]
 fn uboot_finds_both_copies_of_the_state() {
@@ -38,8 +40,18 @@ fn the_firmware_finds_the_slot_in_its_configuration() {
     let board = Board::new();
     let read = |name: &str| fs::read_to_string(board.path("boot").join(name)).unwrap();
     fs::write(board.path("boot/config.txt"), "os_prefix=a/\n[pi4]\narm_boost=1\n").unwrap();
-    let loader = Tryboot { boot: board.places.boot.clone() };
+    static FLAGS: AtomicU32 = AtomicU32::new(0);
+    let firmware = Firmware {
+        flags: || Ok(FLAGS.load(Ordering::Relaxed)),
+        set_flags: |flags| {
+            FLAGS.store(flags, Ordering::Relaxed);
+            Ok(())
+        },
+    };
+    let loader = Tryboot { boot: board.places.boot.clone(), firmware };
+    loader.ready().unwrap();
     assert_eq!(loader.try_slot(B).unwrap(), Some(c"0 tryboot"));
+    assert_eq!(FLAGS.load(Ordering::Relaxed), 1);
     assert_eq!(read("config.txt"), "os_prefix=a/\n[pi4]\narm_boost=1\n");
     assert_eq!(read("tryboot.txt"), "os_prefix=b/\n[pi4]\narm_boost=1\n");
     let verity = format!("1,1,{},00", "ab".repeat(32));
@@ -55,4 +67,28 @@ fn the_firmware_finds_the_slot_in_its_configuration() {
     assert_eq!(read("config.txt"), "os_prefix=a/\n[pi4]\narm_boost=1\n");
     loader.confirm(B).unwrap();
     assert_eq!(read("config.txt"), "os_prefix=b/\n[pi4]\narm_boost=1\n");
+}
+
+#[test]
+fn a_firmware_that_cannot_be_asked_takes_no_updates() {
+    let board = Board::new();
+    fs::write(board.path("boot/config.txt"), "os_prefix=a/\n").unwrap();
+    let firmware = Firmware {
+        flags: || Err(io::ErrorKind::NotFound.into()),
+        set_flags: |_| Err(io::ErrorKind::NotFound.into()),
+    };
+    let loader = Tryboot { boot: board.places.boot.clone(), firmware };
+    let before = board.contents();
+    let source = super::board::Memory::new(Vec::new());
+    let request = crate::Request {
+        places: &board.places,
+        facts: &board.facts,
+        source: &source,
+        name: "test".to_owned(),
+        allow_downgrade: false,
+    };
+    let error = crate::check(&request, &loader).unwrap_err();
+    assert!(matches!(error, Error::Refused(Refusal::NoTrials(_))), "{error}");
+    assert_eq!(board.contents(), before, "nothing is written");
+    assert!(matches!(loader.try_slot(B), Err(Error::Firmware(_))));
 }
