@@ -19,6 +19,8 @@ const CONNECTIONS_MAX: usize = 4;
 const REQUEST_BYTES_MAX: u64 = 16 * 1024;
 /// How long a request may take to come, and a status to be taken.
 const IO_MAX: Duration = Duration::from_secs(10);
+/// After a connection that could not be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What an update is asked with.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -55,9 +57,10 @@ pub(crate) async fn listen(path: &Path, requests: mpsc::Sender<Asked>, told: wat
                     connections.spawn(serve(stream, requests.clone(), told.subscribe()));
                 }
                 Ok(_) => {}
+                // Such as too many open files, which passes.
                 Err(error) => {
                     warn!(%error, "{}", path.display());
-                    return;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
             Some(_) = connections.join_next() => {}

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -25,8 +25,9 @@ pub(crate) async fn open(text: &str, registries: Arc<Registries>) -> Result<Box<
         let reference = Reference::parse(name).with_context(|| format!("{text:?}"))?;
         Remote::artifact(&reference, registries, None).await?
     } else if Path::new(text).is_absolute() {
-        let file = FileSource::open(Path::new(text)).with_context(|| format!("opening {text}"))?;
-        return Ok(Box::new(file));
+        let path = PathBuf::from(text);
+        let opened = tokio::task::spawn_blocking(move || FileSource::open(&path)).await?;
+        return Ok(Box::new(opened.with_context(|| format!("opening {text}"))?));
     } else {
         bail!(
             "expected an http or https URL, oci://REGISTRY/NAME:TAG or the absolute path of a file, not {text:?}"
@@ -106,8 +107,16 @@ mod tests {
 
     #[tokio::test]
     async fn sources_that_cannot_be_are_told() {
-        for text in ["", "bundle.img", "ftp://host/x", "http://", "oci://UPPER/x", "/no/such/file"]
-        {
+        for text in [
+            "",
+            "bundle.img",
+            "ftp://host/x",
+            "http://",
+            "oci://UPPER/x",
+            "/no/such/file",
+            "/dev/zero",
+            "/tmp",
+        ] {
             assert!(open(text, Arc::default()).await.is_err(), "{text}");
         }
     }

@@ -199,16 +199,10 @@ fn write_root(
     let running = File::open(other).map_err(Error::file("open", other))?;
     let in_place = hashes(&target, index.len()).map_err(Error::file("read", path))?;
     let there = hashes(&running, usize::MAX).map_err(Error::file("read", other))?;
-    let mut unsynced = 0;
+    let mut writer =
+        RunWriter { target: &target, running: &running, places, slot, root, index, unsynced: 0 };
     for run in index.plan(&in_place, &there) {
-        let mut writer =
-            RunWriter { target: &target, running: &running, places, slot, root, index };
         writer.write(run, fetcher, meter)?;
-        unsynced += if run.origin == Origin::Kept { 0 } else { (run.count * BLOCK_LEN) as u64 };
-        if unsynced >= SYNC_EVERY {
-            target.sync_data().map_err(Error::file("sync", path))?;
-            unsynced = 0;
-        }
     }
     target.sync_all().map_err(Error::file("sync", path))
 }
@@ -220,6 +214,8 @@ struct RunWriter<'a> {
     slot: Slot,
     root: &'a Part,
     index: &'a Index,
+    /// Bytes written since data was waited for.
+    unsynced: u64,
 }
 
 impl RunWriter<'_> {
@@ -234,7 +230,8 @@ impl RunWriter<'_> {
         match origin {
             Origin::Kept => meter.add(bytes, fetcher.fetched()),
             Origin::Running(from) => {
-                let other = self.places.root(self.slot.other());
+                let places = self.places;
+                let other = places.root(self.slot.other());
                 let mut position = (from * BLOCK_LEN) as u64;
                 let running = self.running;
                 self.copy(first, count, meter, |buffer| {
@@ -257,13 +254,14 @@ impl RunWriter<'_> {
 
     /// Takes blocks from `next`, checks each, writes them.
     fn copy(
-        &self,
+        &mut self,
         first: usize,
         count: usize,
         meter: &mut Meter<'_>,
         mut next: impl FnMut(&mut [u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let path = self.places.root(self.slot);
+        let places = self.places;
+        let path = places.root(self.slot);
         let mut buffer = vec![0; BLOCKS_AT_ONCE.min(count) * BLOCK_LEN];
         let mut at = first;
         while at < first + count {
@@ -279,6 +277,11 @@ impl RunWriter<'_> {
             }
             let position = (at * BLOCK_LEN) as u64;
             self.target.write_all_at(piece, position).map_err(Error::file("write", path))?;
+            self.unsynced += piece.len() as u64;
+            if self.unsynced >= SYNC_EVERY {
+                self.target.sync_data().map_err(Error::file("sync", path))?;
+                self.unsynced = 0;
+            }
             meter.written(piece.len() as u64)?;
             at += blocks;
         }

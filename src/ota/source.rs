@@ -3,7 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 /// Something with bytes at positions.
 pub trait Source: Send + Sync {
@@ -27,14 +30,23 @@ pub struct FileSource {
 
 impl FileSource {
     pub fn open(path: &Path) -> io::Result<FileSource> {
-        let length = File::open(path)?.metadata()?.len();
+        let length = open(path)?.metadata()?.len();
         Ok(FileSource { path: path.to_owned(), length })
     }
 }
 
+/// Opens a file, and nothing that could keep its reader waiting.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "this is no file"))
+}
+
 impl Source for FileSource {
     fn read(&self, range: Range<u64>) -> io::Result<Box<dyn Read + Send>> {
-        let mut file = File::open(&self.path)?;
+        let mut file = open(&self.path)?;
         file.seek(SeekFrom::Start(range.start))?;
         Ok(Box::new(file.take(range.end.saturating_sub(range.start))))
     }
