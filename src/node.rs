@@ -255,6 +255,7 @@ fn updates(settings: &Settings, client: &Client) -> Result<upgrades::Settings> {
         client: client.clone(),
         node_name: settings.node_name.clone(),
         registries: pull_options(&settings.flags.private_registry)?.registries,
+        is_server: settings.server,
     })
 }
 

@@ -1,38 +1,68 @@
 //! Whether the node is as it was before an update: what is noted before, and what is missing after.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use anyhow::Result;
-use client::{Client, ListParams};
+use anyhow::{Result, anyhow};
+use client::{Backoff, Client, ListParams};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use ota::Before;
+use tokio::time::Instant;
 
 /// Pods of a node that are looked at.
 const PODS_MAX: usize = 500;
+/// How long the API server is asked for what works before the update.
+const ASK_MAX: Duration = Duration::from_secs(60);
+const ASK_PAUSE_FIRST: Duration = Duration::from_secs(1);
+const ASK_PAUSE_MAX: Duration = Duration::from_secs(8);
 
-/// What works now. A server that does not answer is noted as such.
-pub(crate) async fn before(client: &Client, node: &str) -> Before {
-    match pods_of(client, node).await {
-        Ok(pods) => {
-            let ready = pods.iter().filter(|pod| is_ready(pod) && is_kept(pod)).take(PODS_MAX);
-            Before { server: true, pods: ready.map(|pod| (name(pod), containers(pod))).collect() }
-        }
+/// What works now. The trial of a server is worth nothing without it; an agent's server may be away, and need not be there
+/// after the update then.
+pub(crate) async fn before(
+    client: &Client,
+    node: &str,
+    is_server: bool,
+) -> Result<Before, ota::Error> {
+    match tried(|| pods_of(client, node)).await {
+        Ok(pods) => Ok(noted(&pods)),
+        Err(error) if is_server => Err(ota::Error::Before(format!("{error:#}"))),
         Err(error) => {
             tracing::warn!(%error, "the API server does not answer before the update, so it need not after it");
-            Before::default()
+            Ok(Before::default())
         }
     }
 }
 
+/// Asks until there is an answer, for a bounded time.
+async fn tried<T, F: Future<Output = Result<T>>>(ask: impl Fn() -> F) -> Result<T> {
+    let end = Instant::now() + ASK_MAX;
+    let mut backoff = Backoff::new(ASK_PAUSE_FIRST, ASK_PAUSE_MAX);
+    loop {
+        let answer = tokio::time::timeout_at(end, ask()).await;
+        let error = match answer.unwrap_or_else(|_| Err(anyhow!("no answer came"))) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let pause = backoff.failed();
+        if Instant::now() + pause >= end {
+            return Err(error.context(format!("within {} s", ASK_MAX.as_secs())));
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn noted(pods: &[Pod]) -> Before {
+    let ready = pods.iter().filter(|pod| is_ready(pod) && is_kept(pod)).take(PODS_MAX);
+    Before { server: true, pods: ready.map(|pod| (name(pod), containers(pod))).collect() }
+}
+
 /// What is still missing after the update; nothing when the node is as before.
 pub(crate) async fn missing(client: &Client, node: &str, before: &Before) -> Vec<String> {
-    if !before.server {
-        return Vec::new();
-    }
     let boot = sys::procfs::boot_id().unwrap_or_default();
     let found = async { Ok((client.get::<Node>("", node).await?, pods_of(client, node).await?)) };
     match found.await {
         Ok((found, pods)) => compare(&found, &pods, &boot, before),
+        Err(_) if !before.server => Vec::new(),
         Err(error) => {
             let error: anyhow::Error = error;
             vec![format!("the API server does not answer: {error}")]
@@ -130,6 +160,23 @@ mod tests {
                     "imageID": "", "restartCount": 0, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]},
         }))
         .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_server_is_asked_again_for_a_bounded_time() {
+        // After how many failures it answers; whether that is soon enough.
+        for (failures, is_answer) in [(0, true), (1, true), (8, true), (20, false)] {
+            let (asked, begin) = (std::cell::Cell::new(0), Instant::now());
+            let answer = tried(|| {
+                asked.set(asked.get() + 1);
+                let count = asked.get();
+                async move { if count > failures { Ok(()) } else { Err(anyhow!("refused")) } }
+            });
+            assert_eq!(answer.await.is_ok(), is_answer, "{failures}");
+            assert!(begin.elapsed() <= ASK_MAX + ASK_PAUSE_MAX);
+        }
+        let silent = tried(std::future::pending::<Result<()>>).await;
+        assert!(silent.unwrap_err().to_string().contains("within 60 s"));
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) node_name: String,
     pub(crate) registries: Arc<Registries>,
 }
+    /// The node is a server too.
+    pub(crate) is_server: bool,
 
 struct Upgrades {
     settings: Arc<Settings>,
@@ -369,7 +371,7 @@ impl Job {
         let (_, update) = ota::check(&request, &*loader)?;
         let Settings { client, node_name, is_server, .. } = &*self.settings;
         let handle = Handle::current();
-        let mut before = || handle.block_on(upgrade_health::before(client, node_name));
+        let mut before = || handle.block_on(upgrade_health::before(client, node_name, *is_server));
         let mut last = None;
         let mut tell = |progress: &Progress| {
             let percent = percent(progress);

@@ -109,7 +109,7 @@ pub fn check(request: &Request<'_>, loader: &dyn Loader) -> Result<(Bundle, Upda
 pub fn install(
     request: &Request<'_>,
     loader: &dyn Loader,
-    before: &mut dyn FnMut() -> Before,
+    before: &mut dyn FnMut() -> Result<Before, Error>,
     tell: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Update, Error> {
     let folder = request.places.upgrade();
@@ -117,10 +117,10 @@ pub fn install(
     let mut journal = Journal::read(&folder)?;
     journal.state = State::Writing(update.clone());
     journal.write(&folder)?;
-    let written = write(request, &bundle, loader, tell);
+    let written = write(request, &bundle, loader, tell).and_then(|()| before());
     journal.state = match &written {
-        Ok(()) => {
-            update.before = before();
+        Ok(before) => {
+            update.before = before.clone();
             State::Staged(update.clone())
         }
         Err(Error::Stopped) => return Err(Error::Stopped),
@@ -135,7 +135,7 @@ pub fn install(
         }
     };
     journal.write(&folder)?;
-    written.map(|()| update)
+    written.map(|_| update)
 }
 
 fn write(
