@@ -17,6 +17,7 @@ mod server;
 mod token_command;
 mod upgrade_command;
 mod upgrade_health;
+mod upgrade_resume;
 mod upgrade_socket;
 mod upgrade_source;
 mod upgrade_status;

@@ -15,7 +15,7 @@ use client::{Backoff, Cache, Client, ListParams, Patch, Recorder};
 use k8s_openapi::api::core::v1::Node;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ota::{BootFacts, Health, Journal, Loader, Places, Progress, State, Update};
+use ota::{BootFacts, Health, Journal, Loader, Places, Progress, State, Update, Verdict};
 use runtime::client::FdStream;
 use runtime::image::Registries;
 use serde_json::json;
@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::upgrade_resume::{Next, Resume};
 use crate::upgrade_socket::{Asked, Request, Told, listen};
 use crate::upgrade_status::{DOWNGRADE, Phase, REQUEST, STATUS, Status};
 use crate::{factory_reset, upgrade_health, upgrade_source};
@@ -51,9 +52,9 @@ pub(crate) struct Settings {
     pub(crate) client: Client,
     pub(crate) node_name: String,
     pub(crate) registries: Arc<Registries>,
-}
     /// The node is a server too.
     pub(crate) is_server: bool,
+}
 
 struct Upgrades {
     settings: Arc<Settings>,
@@ -62,6 +63,7 @@ struct Upgrades {
     places: Places,
     told: watch::Sender<Told>,
     work: Option<Work>,
+    resume: Resume,
     /// The source in the node's annotation, as seen last.
     wanted: Option<String>,
     /// A request that was worked on; its annotation is to go.
@@ -110,6 +112,7 @@ impl Upgrades {
             places,
             told,
             work: None,
+            resume: Resume::default(),
             wanted: None,
             finished,
             taken_away: 0,
@@ -135,10 +138,12 @@ impl Upgrades {
         let mut folder = sys::notify::watch_folder(Path::new(FOLDER)).and_then(FdStream::new).ok();
         loop {
             self.go_on();
+            let due = self.resume.due();
             tokio::select! {
                 () = stop(&mut stopped) => break,
                 _ = changes.next() => {}
                 Some(asked) = requests.recv() => self.asked(asked),
+                () = Resume::over(due) => self.resume.is_over(),
                 ended = ended(&mut self.work) => self.ended(ended).await,
                 () = changed(&mut folder) => self.look_at_facts(),
             }
@@ -159,6 +164,7 @@ impl Upgrades {
         }
         if let Ok(Journal { state: State::Writing(update), .. }) =
             Journal::read(&self.places.upgrade())
+            && !self.resume.waits(&update.source, Instant::now())
         {
             info!(source = update.source, "going on with an update");
             let allow_downgrade = update.allow_downgrade;
@@ -183,7 +189,10 @@ impl Upgrades {
         };
         if self.finished.as_ref() == Some(source) {
             self.take_annotation_away().await;
-        } else if self.work.is_none() && (self.facts.confirmed || self.facts.trial) {
+        } else if self.work.is_none()
+            && (self.facts.confirmed || self.facts.trial)
+            && !self.resume.waits(source, Instant::now())
+        {
             let allow_downgrade = annotations.get(DOWNGRADE).is_some_and(|text| text == "true");
             self.begin(Request { source: source.clone(), allow_downgrade });
         }
@@ -203,7 +212,9 @@ impl Upgrades {
 
     async fn reset(&mut self, node: &Node, value: &str) {
         let journal = Journal::read(&self.places.upgrade()).unwrap_or_default();
-        let is_updating = self.work.is_some() || journal.state.update().is_some();
+        // One that waits for its source would keep the board from it for ever.
+        let is_undecided = !matches!(journal.state, State::Idle | State::Writing(_));
+        let is_updating = self.work.is_some() || is_undecided;
         let answer = factory_reset::answer(&self.settings.node_name, value, is_updating);
         let (kind, reason, text) = answer.event();
         info!(reason, "{text}");
@@ -262,6 +273,9 @@ impl Upgrades {
             Err(error) => {
                 warn!(source = request.source, "no update: {error}");
                 let is_refused = matches!(error, ota::Error::Refused(_));
+                if self.is_to_be_tried_again(&request, &error, is_refused) {
+                    return;
+                }
                 let phase = if is_refused { Phase::Refused } else { Phase::Failed };
                 self.say(&request, phase, "", error.to_string());
                 // One of the local socket leaves what the annotation asks for alone.
@@ -269,6 +283,34 @@ impl Upgrades {
                     self.finished = Some(request.source);
                     self.take_annotation_away().await;
                 }
+            }
+        }
+    }
+
+    /// What was being written when the machine was switched off is tried again, unless that has no use.
+    fn is_to_be_tried_again(
+        &mut self,
+        request: &Request,
+        error: &ota::Error,
+        is_refused: bool,
+    ) -> bool {
+        let folder = self.places.upgrade();
+        let journal = Journal::read(&folder).unwrap_or_default();
+        if !matches!(&journal.state, State::Writing(update) if update.source == request.source) {
+            return false;
+        }
+        match self.resume.failed(&request.source, is_refused, Instant::now()) {
+            Next::Again(pause) => {
+                let text = format!("{error}; tried again in {} s", pause.as_secs());
+                self.say(request, Phase::Writing, "", text);
+                true
+            }
+            Next::GiveUp => {
+                let verdict = if is_refused { Verdict::Refused } else { Verdict::Failed };
+                if let Err(error) = journal.give_up(&folder, verdict, error.to_string()) {
+                    warn!(%error, "the end of the update is not noted");
+                }
+                false
             }
         }
     }

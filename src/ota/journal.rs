@@ -91,6 +91,15 @@ impl Journal {
         let _ = write_copy(&copy, &text);
         write_copy(&journal, &text)
     }
+
+    /// Ends an update that is being written, for `reason`.
+    pub fn give_up(mut self, folder: &Path, verdict: Verdict, reason: String) -> Result<(), Error> {
+        let State::Writing(update) = self.state else { return Ok(()) };
+        let (source, version) = (update.source, update.version.to_string());
+        self.state = State::Idle;
+        self.last = Some(Outcome { verdict, source, version, reason });
+        self.write(folder)
+    }
 }
 
 fn read_copy(path: &Path) -> Result<Option<Journal>, Error> {

@@ -140,3 +140,51 @@ fn a_bundle_that_ends_early_is_refused_at_once() {
     assert!(matches!(error, Error::Refused(Refusal::Truncated { .. })), "{error}");
     assert_eq!(board.contents(), before);
 }
+
+#[test]
+fn nothing_is_tried_when_nobody_knows_what_works() {
+    let board = Board::new();
+    let source = Memory::new(maker().signed(&board.key));
+    let loader = crate::Uboot { boot: board.places.boot.clone() };
+    let request = crate::Request {
+        places: &board.places,
+        facts: &board.facts,
+        source: &source,
+        name: "test".to_owned(),
+        allow_downgrade: false,
+    };
+    let mut before = || Err(Error::Before("within 60 s: refused".to_owned()));
+    let error = crate::install(&request, &loader, &mut before, &mut |_| ControlFlow::Continue(()));
+    assert!(error.unwrap_err().to_string().ends_with("nothing is tried: within 60 s: refused"));
+    assert_eq!(board.journal().state, State::Idle);
+    assert_eq!(board.journal().last.unwrap().verdict, Verdict::Failed);
+}
+
+#[test]
+fn an_update_whose_source_is_gone_is_given_up_once() {
+    let board = Board::new();
+    let source = Memory::new(maker().signed(&board.key));
+    let stopped = board.install_until(&source, &mut |_| ControlFlow::Break(()));
+    assert!(matches!(stopped, Err(Error::Stopped)));
+    // Another bundle lies there now: the check fails, and the journal still says "being written".
+    let error = board.install(&Memory::new(vec![0; 4096])).unwrap_err();
+    assert!(matches!(error, Error::Refused(Refusal::NotABundle(_))), "{error}");
+    assert!(matches!(board.journal().state, State::Writing(_)));
+    let folder = board.places.upgrade();
+    for _ in 0..2 {
+        board.journal().give_up(&folder, Verdict::Refused, error.to_string()).unwrap();
+        assert_eq!(board.journal().state, State::Idle);
+        assert_eq!(board.journal().last.unwrap().reason, error.to_string());
+    }
+}
+
+#[test]
+fn only_a_file_is_a_source() {
+    let board = Board::new();
+    let fifo = board.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(board.path("bundle"), "x").unwrap();
+    for (name, is_source) in [("fifo", false), ("boot", false), ("bundle", true), ("none", false)] {
+        assert_eq!(crate::FileSource::open(&board.path(name)).is_ok(), is_source, "{name}");
+    }
+}
