@@ -1,5 +1,5 @@
 //! `kubectl port-forward` against a real node: connections side by side, big bodies, refused ports, Services and
-//! Deployments, by WebSocket and by SPDY.
+//! Deployments, by WebSocket and by SPDY; and the proxies of pods and Services.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -186,4 +186,35 @@ fn port_forward_reaches_a_pod_behind_nat() {
     drop(slow.kill());
     drop(slow.wait());
     assert_eq!(page(&server, stalled.ports[0], "").expect("its forward goes on"), b"page\n");
+}
+
+/// What `kubectl get --raw` and `kubectl proxy` lead to.
+#[test]
+fn pods_and_services_answer_through_the_api_server() {
+    let (m, pod) = machine();
+    let pod = pod.trim_start_matches("pod/");
+    let raw = |path: &str| {
+        let path = format!("/api/v1/namespaces/default/{}", path.replace("POD", pod));
+        m.kubectl(&["get", "--raw", &path])
+    };
+    for path in [
+        "pods/POD/proxy/",
+        "pods/http:POD:8080/proxy/index.html",
+        "pods/host:18181/proxy/",
+        "services/web/proxy/",
+        "services/web:80/proxy/index.html?a=b",
+    ] {
+        let page = raw(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        assert!(matches!(page.as_str(), "page\n" | "host\n"), "{path}: {page}");
+    }
+    assert_eq!(raw("services/web/proxy/big").map(|big| big.len()), Ok(BIG));
+    for (path, why) in [
+        ("pods/POD:9/proxy/", "error trying to reach service: dial tcp 10.42."),
+        ("pods/POD:9/proxy/", ":9: connect: connection refused"),
+        ("services/web:81/proxy/", "no service port 81 found for service \"web\""),
+        ("services/web/proxy/none", "the server could not find the requested resource"),
+    ] {
+        let refused = raw(path).expect_err(path);
+        assert!(refused.contains(why), "{path}: {refused}");
+    }
 }

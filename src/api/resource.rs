@@ -296,6 +296,7 @@ pub static RESOURCES: &[Resource] = &[
             sub("exec", ("", "v1", "PodExecOptions"), &["create", "get"]),
             sub("attach", ("", "v1", "PodAttachOptions"), &["create", "get"]),
             sub("portforward", ("", "v1", "PodPortForwardOptions"), &["create", "get"]),
+            sub("proxy", ("", "v1", "PodProxyOptions"), PROXY_VERBS),
             sub("binding", ("", "v1", "Binding"), CREATE),
             sub("eviction", ("policy", "v1", "Eviction"), CREATE),
         ],
@@ -326,7 +327,10 @@ pub static RESOURCES: &[Resource] = &[
         singular: "service",
         short_names: &["svc"],
         categories: &["all"],
-        subresources: &[status("", "v1", "Service")],
+        subresources: &[
+            status("", "v1", "Service"),
+            sub("proxy", ("", "v1", "ServiceProxyOptions"), PROXY_VERBS),
+        ],
         strategy: Strategy::Service,
         fields: &["spec.clusterIP", "spec.type"],
         ..BASE

@@ -116,7 +116,7 @@ impl ApiServer {
             Err(status) => return answer::status_response(&status),
         };
         if subresources::is_stream(&target) {
-            let answer = subresources::stream(self, &target, &asked.query, asked.parts).await;
+            let answer = subresources::stream(self, &target, &asked.query, asked.parts, body).await;
             return answer::render(answer, None, Form::Plain);
         }
         let mut cx = Context {
@@ -208,7 +208,7 @@ fn served(target: &Target, method: &Method) -> Result<&'static Resource> {
     if !scoped || !known {
         return Err(Status::no_such_resource());
     }
-    if method == Method::HEAD {
+    if method == Method::HEAD && target.subresource != "proxy" {
         return Err(Status::method_not_allowed_here());
     }
     Ok(res)

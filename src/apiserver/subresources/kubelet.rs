@@ -1,13 +1,13 @@
-//! The way to a kubelet: a connection by its node's name, one request, and the answer byte by byte.
+//! The way to a kubelet: a connection by its node's name, one request, and the answer byte by byte. The latter two serve
+//! requests to pods as well.
 
 use crate::answer::Result;
 use crate::{ApiServer, Body, BoxError};
 use api::Status;
-use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, HeaderName, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -29,6 +29,13 @@ pub(super) enum Reply {
     Refused(Response<Incoming>, OwnedSemaphorePermit),
 }
 
+/// What came of a request on a connection of its own.
+pub(super) enum Exchange {
+    /// Bytes are copied both ways from now on.
+    Upgraded(Response<Body>),
+    Answered(Response<Incoming>, OwnedSemaphorePermit),
+}
+
 /// Asks the kubelet of a node.
 pub(super) async fn ask(
     server: &Arc<ApiServer>,
@@ -37,36 +44,50 @@ pub(super) async fn ask(
     mut parts: Parts,
     permit: OwnedSemaphorePermit,
 ) -> Result<Reply> {
-    let broken =
-        |e: &dyn std::fmt::Display| Status::internal(format!("error talking to the kubelet: {e}"));
+    let broken = |why: String| Status::internal(format!("error talking to the kubelet: {why}"));
     let io = dial(server, node).await?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(io)).await.map_err(|e| broken(&e))?;
-    server.spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "connection to the kubelet failed");
-        }
-    });
     let request = kubelet_request(location, &parts)?;
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let answered = tokio::time::timeout(KUBELET_TIMEOUT, sender.send_request(request)).await;
-    let mut response =
-        answered.map_err(|_| broken(&"it does not answer"))?.map_err(|e| broken(&e))?;
-    match response.status() {
-        StatusCode::SWITCHING_PROTOCOLS => {
-            let Some(upgrade) = upgrade else {
-                return Err(Status::bad_request("Upgrade request required"));
-            };
-            let kubelet = hyper::upgrade::on(&mut response);
-            server.spawn(copy(upgrade, kubelet, server.closing(), permit));
-            let mut answer = Response::new(Body::default());
-            *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            *answer.headers_mut() = std::mem::take(response.headers_mut());
-            Ok(Reply::Accepted(answer))
+    let exchanged = exchange(server, io, request, upgrade, permit, KUBELET_TIMEOUT).await;
+    Ok(match exchanged.map_err(broken)? {
+        Exchange::Upgraded(response) => Reply::Accepted(response),
+        Exchange::Answered(response, permit) if response.status().is_success() => {
+            Reply::Accepted(pass(server, response, permit))
         }
-        code if code.is_success() => Ok(Reply::Accepted(pass(server, response, permit))),
-        _ => Ok(Reply::Refused(response, permit)),
+        Exchange::Answered(response, permit) => Reply::Refused(response, permit),
+    })
+}
+
+/// Sends a request on a connection of its own, and joins it with the client's if the other side agrees to an upgrade. The
+/// error is why there is no answer.
+pub(super) async fn exchange(
+    server: &Arc<ApiServer>,
+    io: impl crate::Stream + 'static,
+    request: Request<Body>,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    permit: OwnedSemaphorePermit,
+    patience: Duration,
+) -> std::result::Result<Exchange, String> {
+    let handshake = http1::handshake(TokioIo::new(io)).await;
+    let (mut sender, connection) = handshake.map_err(|e| e.to_string())?;
+    server.spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "connection of a proxied request failed");
+        }
+    });
+    let answered = tokio::time::timeout(patience, sender.send_request(request)).await;
+    let mut response =
+        answered.map_err(|_| "it does not answer".to_owned())?.map_err(|e| e.to_string())?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Exchange::Answered(response, permit));
     }
+    let upgrade = upgrade.ok_or_else(|| "it changed the protocol unasked".to_owned())?;
+    let other = hyper::upgrade::on(&mut response);
+    server.spawn(copy(upgrade, other, server.closing(), permit));
+    let mut answer = Response::new(Body::default());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *answer.headers_mut() = std::mem::take(response.headers_mut());
+    Ok(Exchange::Upgraded(answer))
 }
 
 async fn dial(server: &ApiServer, node: &str) -> Result<Box<dyn crate::Stream>> {
@@ -78,7 +99,7 @@ async fn dial(server: &ApiServer, node: &str) -> Result<Box<dyn crate::Stream>> 
 }
 
 /// The request with the headers that an upgrade needs.
-fn kubelet_request(location: &str, parts: &Parts) -> Result<Request<Empty<Bytes>>> {
+fn kubelet_request(location: &str, parts: &Parts) -> Result<Request<Body>> {
     let mut request =
         Request::builder().method(parts.method.clone()).uri(location).header(HOST, "kubelet");
     for (name, value) in &parts.headers {
@@ -90,7 +111,7 @@ fn kubelet_request(location: &str, parts: &Parts) -> Result<Request<Empty<Bytes>
         }
     }
     request
-        .body(Empty::new())
+        .body(Body::default())
         .map_err(|e| Status::bad_request(format!("cannot form the request to the kubelet: {e}")))
 }
 

@@ -4,16 +4,17 @@ mod binding;
 mod kubelet;
 mod node_proxy;
 mod pod_stream;
+mod proxy;
 mod review;
 mod scale;
 mod token;
 
 pub(crate) use review::review;
 
-use crate::ApiServer;
 use crate::answer::{Answer, Result};
 use crate::registry::{self, Context};
 use crate::request::{Query, Target};
+use crate::{ApiServer, Body};
 use api::Status;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -21,13 +22,16 @@ use http::header::UPGRADE;
 use http::request::Parts;
 use std::sync::Arc;
 
-/// Whether the answer comes from a kubelet.
+/// Whether the answer comes from a kubelet or a pod.
 pub(crate) fn is_stream(target: &Target) -> bool {
     target.resource.is_some_and(|res| match res.kind {
         "Pod" => {
-            matches!(target.subresource.as_str(), "log" | "exec" | "attach" | "portforward")
+            matches!(
+                target.subresource.as_str(),
+                "log" | "exec" | "attach" | "portforward" | "proxy"
+            )
         }
-        "Node" => target.subresource == "proxy",
+        "Node" | "Service" => target.subresource == "proxy",
         _ => false,
     })
 }
@@ -42,15 +46,17 @@ pub(crate) fn enters(target: &Target, headers: &HeaderMap) -> bool {
         }
 }
 
-/// Answers a request that a kubelet has to answer.
+/// Answers a request that a kubelet or a pod has to answer.
 pub(crate) async fn stream(
     server: &Arc<ApiServer>,
     target: &Target,
     query: &Query,
     parts: Parts,
+    body: Body,
 ) -> Result<Answer> {
-    match target.subresource.as_str() {
-        "proxy" => node_proxy::proxy(server, target, parts).await,
+    match (target.plural.as_str(), target.subresource.as_str()) {
+        ("nodes", _) => node_proxy::proxy(server, target, parts).await,
+        (_, "proxy") => proxy::proxy(server, target, parts, body).await,
         _ => pod_stream::stream(server, target, query, parts).await,
     }
 }

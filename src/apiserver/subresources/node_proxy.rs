@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// The only port a node is reached at, if the request names one.
 const KUBELET_PORT: &str = "10250";
 
+/// `/api/v1/nodes/NAME` comes before `/proxy`.
+const SEGMENTS_BEFORE: usize = 4;
+
 pub(super) async fn proxy(
     server: &Arc<ApiServer>,
     target: &Target,
@@ -21,7 +24,8 @@ pub(super) async fn proxy(
     let node = node(&target.name)
         .ok_or_else(|| Status::bad_request(format!("invalid node request {:?}", target.name)))?;
     server.load(res, "", node).await?;
-    let location = location(&parts);
+    let (_, location) = split(&parts, SEGMENTS_BEFORE);
+    let location = location.unwrap_or_else(|| "/".to_owned());
     let unreachable = |status: Status| {
         let why = format!("error trying to reach service: {}", status.message);
         Status::service_unavailable(why)
@@ -43,18 +47,18 @@ fn node(name: &str) -> Option<&str> {
     }
 }
 
-/// Path and query at the kubelet, as the client wrote them.
-fn location(parts: &Parts) -> String {
+/// What of the path leads to `/proxy`, that included, and the path and query behind it as the client wrote them; `None` if
+/// nothing is behind it, not even a slash. `before` is how many segments come before `/proxy`.
+pub(super) fn split(parts: &Parts, before: usize) -> (String, Option<String>) {
     const MARK: &str = "/proxy";
     let path = parts.uri.path();
-    // Before it are `/api/v1/nodes/NAME` only.
-    let start = path.match_indices('/').nth(4).map_or(path.len(), |(at, _)| at);
-    let rest = path.get(start..).and_then(|rest| rest.strip_prefix(MARK)).unwrap_or_default();
-    let rest = if rest.starts_with('/') { rest } else { "/" };
-    match parts.uri.query() {
+    let start = path.match_indices('/').nth(before).map_or(path.len(), |(at, _)| at);
+    let (prefix, rest) = path.split_at_checked(start + MARK.len()).unwrap_or((path, ""));
+    let rest = (!rest.is_empty()).then(|| match parts.uri.query() {
         Some(query) => format!("{rest}?{query}"),
         None => rest.to_owned(),
-    }
+    });
+    (prefix.to_owned(), rest)
 }
 
 #[cfg(test)]
@@ -74,13 +78,16 @@ mod tests {
             assert_eq!(node(name), wanted, "{name}");
         }
         for (uri, wanted) in [
-            ("/api/v1/nodes/proxy/proxy/stats/summary?only=x", "/stats/summary?only=x"),
-            ("/api/v1/nodes/n/proxy", "/"),
-            ("/api/v1/nodes/n/proxy/", "/"),
-            ("/api/v1/nodes/n/proxy/containerLogs/a%2Fb/c/", "/containerLogs/a%2Fb/c/"),
+            ("/api/v1/nodes/proxy/proxy/stats/summary?only=x", Some("/stats/summary?only=x")),
+            ("/api/v1/nodes/n/proxy", None),
+            ("/api/v1/nodes/n/proxy?a=b", None),
+            ("/api/v1/nodes/n/proxy/", Some("/")),
+            ("/api/v1/nodes/n/proxy/containerLogs/a%2Fb/c/", Some("/containerLogs/a%2Fb/c/")),
         ] {
             let (parts, ()) = http::Request::get(uri).body(()).expect("request").into_parts();
-            assert_eq!(location(&parts), wanted, "{uri}");
+            let (prefix, location) = split(&parts, SEGMENTS_BEFORE);
+            assert_eq!(location.as_deref(), wanted, "{uri}");
+            assert!(prefix.ends_with("/proxy"), "{prefix}");
         }
     }
 }
