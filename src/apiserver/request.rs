@@ -66,7 +66,8 @@ fn target(method: &Method, group: &str, version: &str, rest: &[&str], query: &Qu
     let (plural, name, subresource) = (at(0), at(1), at(2));
     let resource =
         RESOURCES.iter().find(|r| r.group == group && r.version == version && r.plural == plural);
-    let watch = watch_path || query.flag("watch");
+    // On the path of one object the parameter means nothing, as upstream.
+    let watch = watch_path || (name.is_empty() && query.flag("watch"));
     Target {
         verb: verb(method, !name.is_empty(), watch && subresource.is_empty()),
         group: group.to_owned(),

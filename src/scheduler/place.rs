@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::filter::{self, Refusal};
 use crate::interpod::InterPod;
@@ -24,6 +24,10 @@ pub fn place(
     snapshot: &Snapshot,
     namespaces: &Namespaces,
 ) -> Result<String, Unschedulable> {
+    if let Some(why) = missing_claim(&facts.pod) {
+        let refusals = vec![Refusal::for_good(""); snapshot.nodes().count()];
+        return Err(Unschedulable { message: message(Some(&why), &refusals) });
+    }
     let interpod = InterPod::new(facts, snapshot, namespaces);
     let spread = Spread::new(&facts.pod, snapshot);
     let mut candidates = Vec::new();
@@ -36,7 +40,7 @@ pub fn place(
     }
     match score::best(facts, &candidates, interpod.as_ref(), spread.as_ref()) {
         Some(best) => Ok(candidates[best].name.to_owned()),
-        None => Err(Unschedulable { message: message(&refusals) }),
+        None => Err(Unschedulable { message: message(None, &refusals) }),
     }
 }
 
@@ -52,7 +56,24 @@ fn refusal(
         .or_else(|| interpod.and_then(|interpod| interpod.refusal(node)))
 }
 
-fn message(refusals: &[Refusal]) -> String {
+/// Persistent volumes are not served, so no claim of one exists.
+fn missing_claim(pod: &Pod) -> Option<String> {
+    let mut volumes = pod.spec.as_ref()?.volumes.iter().flatten();
+    volumes.find_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(claim), _) => Some(format!("persistentvolumeclaim {:?} not found", claim.claim_name)),
+        (None, Some(_)) => {
+            let pod = pod.metadata.name.as_deref().unwrap_or_default();
+            Some(format!(
+                "waiting for ephemeral volume controller to create the persistentvolumeclaim \"{pod}-{}\"",
+                volume.name
+            ))
+        }
+        (None, None) => None,
+    })
+}
+
+/// `general` says why no node will do, whatever the single ones would say.
+fn message(general: Option<&str>, refusals: &[Refusal]) -> String {
     let count = refusals.len();
     if count == 0 {
         return "no nodes available to schedule pods".to_owned();
@@ -64,7 +85,8 @@ fn message(refusals: &[Refusal]) -> String {
     });
     // Claims of devices are not served, so upstream's sentence on them always holds.
     let available = format!("0/{count} nodes are available");
-    let (reasons, preemption) = (tally(reasons), tally(preemption));
+    let reasons = general.map_or_else(|| tally(reasons), str::to_owned);
+    let preemption = tally(preemption);
     format!(
         "{available}: {reasons}. no new claims to deallocate, preemption: {available}: {preemption}."
     )

@@ -14,6 +14,14 @@ const CRITICAL: &[(&str, i64)] =
 
 pub(super) fn prepare_create(value: &mut Value) {
     object::set(value, &["status"], json!({"phase": "Pending"}));
+    let gates = object::at(value, &["spec", "schedulingGates"]).and_then(Value::as_array);
+    if gates.is_some_and(|gates| !gates.is_empty()) {
+        let gated = json!([{
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
+            "lastTransitionTime": null, "message": "Scheduling is blocked due to non-empty scheduling gates",
+        }]);
+        object::set(value, &["status", "conditions"], gated);
+    }
 }
 
 pub(super) async fn admit_create(
@@ -22,6 +30,7 @@ pub(super) async fn admit_create(
     value: &mut Value,
 ) -> Result<()> {
     super::pod_service_account::admit(server, res, value).await?;
+    refuse_runtime_class(res, value)?;
     prioritize(res, value)?;
     tolerate(value);
     let class = qos_class(value);
@@ -44,6 +53,17 @@ pub(super) fn warn(value: &Value, warnings: &mut Vec<String>) {
                 }
                 seen.push(name);
             }
+        }
+    }
+}
+
+/// RuntimeClasses are not served, so none exists.
+fn refuse_runtime_class(res: &Resource, value: &Value) -> Result<()> {
+    match object::text(value, &["spec", "runtimeClassName"]) {
+        "" => Ok(()),
+        class => {
+            let why = format!("pod rejected: RuntimeClass {class:?} not found");
+            Err(Status::forbidden(res, object::name(value), &why))
         }
     }
 }

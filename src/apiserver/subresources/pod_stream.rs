@@ -4,7 +4,7 @@ use super::kubelet::{self, Reply};
 use crate::answer::{self, Answer, Result};
 use crate::request::{Query, Target, encode};
 use crate::{ApiServer, object};
-use api::{Resource, Status};
+use api::{FieldError, Resource, Status};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
@@ -38,6 +38,9 @@ pub(super) async fn stream(
     {
         return Err(Status::method_not_allowed_here());
     }
+    if target.subresource == "log" {
+        check_log(target, query)?;
+    }
     let permit = server.stream_permit()?;
     let pod = object::decode(&server.load(res, &target.namespace, &target.name).await?.value)?;
     let node = object::text(&pod, &["spec", "nodeName"]);
@@ -55,6 +58,29 @@ pub(super) async fn stream(
     match kubelet::ask(server, node, &location, parts, permit).await? {
         Reply::Accepted(response) => Ok(Answer::Response(response)),
         Reply::Refused(response, _) => Err(refusal(response, res, target).await),
+    }
+}
+
+/// The numbers that a log request may name; what is no number at all the kubelet refuses.
+fn check_log(target: &Target, query: &Query) -> Result<()> {
+    let number = |key: &str| query.get(key).and_then(|v| v.parse::<i64>().ok());
+    let bounds = [
+        ("tailLines", 0, "must be greater than or equal to 0"),
+        ("limitBytes", 1, "must be greater than 0"),
+        ("sinceSeconds", 1, "must be greater than 0"),
+    ];
+    let mut errors = Vec::new();
+    for (key, least, why) in bounds {
+        if key == "sinceSeconds" && number(key).is_some() && query.get("sinceTime").is_some() {
+            let why = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            errors.push(FieldError::forbidden("", why));
+        } else if let Some(value) = number(key).filter(|value| *value < least) {
+            errors.push(FieldError::invalid(key, value, why));
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Status::invalid_in("", "PodLogOptions", &target.name, &errors)),
     }
 }
 
