@@ -116,6 +116,13 @@ fn manifests() {
         message.contains("Forbidden: pod updates may not change fields other than"),
         "{message}"
     );
+    let unknown = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: bad}\nspec: {}\n";
+    let message = m.apply(unknown).expect_err("refused");
+    assert!(
+        message.starts_with("error: resource mapping not found for name: \"bad\""),
+        "{message}"
+    );
+    assert!(message.contains("no matches for kind \"Job\" in version \"batch/v1\""), "{message}");
     let message = m.refused(&["create", "deployment", "bad", "--image=x", "--replicas=-1"]);
     assert!(message.contains("replicas"), "{message}");
 }

@@ -10,9 +10,12 @@ use api::{Resource, Status, Strategy};
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use pki::PeerIdentity;
 use std::sync::Arc;
+
+/// Custom resources are not served, so there are no definitions of any.
+const NO_CUSTOM_KINDS: &str = r#"{"kind":"CustomResourceDefinitionList","apiVersion":"apiextensions.k8s.io/v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
 
 /// A request after its head was understood.
 struct Asked {
@@ -106,6 +109,9 @@ impl ApiServer {
         };
         let res = match served(&target, &asked.parts.method) {
             Ok(res) => res,
+            Err(_) if lists_custom_kinds(&target) => {
+                return answer::json_response(StatusCode::OK, NO_CUSTOM_KINDS);
+            }
             Err(status) => return answer::status_response(&status),
         };
         let form = match Form::negotiate(
@@ -187,6 +193,12 @@ fn deprecations(res: &Resource) -> Vec<String> {
         ],
         _ => Vec::new(),
     }
+}
+
+/// kubectl asks for the list before it says that a kind is unknown, and says something else if it gets none.
+fn lists_custom_kinds(target: &Target) -> bool {
+    let wanted = ("list", "apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    (target.verb, target.group.as_str(), target.version.as_str(), target.plural.as_str()) == wanted
 }
 
 /// The answer to HEAD: HTTP/2 takes a body there for a broken stream.
