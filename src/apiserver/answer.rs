@@ -1,10 +1,11 @@
 //! From an answer to an HTTP response: plain JSON, a Table, or metadata only, whichever the client accepts.
 
+use crate::request::Query;
 use crate::{Body, BoxError, object};
 use api::{Resource, Status};
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 
@@ -243,6 +244,76 @@ pub(crate) fn status_response(status: &Status) -> Response<Body> {
     response
 }
 
+/// Whether a person reads the answer: they say so, or come with a tool for persons.
+pub(crate) fn wants_indentation(query: &Query, headers: &HeaderMap) -> bool {
+    const TOOLS: &[&str] = &["curl", "Wget", "Mozilla/5.0"];
+    if query.get("pretty").is_some() {
+        return query.flag("pretty");
+    }
+    let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    TOOLS.iter().any(|tool| agent.starts_with(tool))
+}
+
+/// The response with its JSON on many lines; streams stay as they are.
+pub(crate) async fn indented(response: Response<Body>) -> Response<Body> {
+    let whole = http_body::Body::size_hint(response.body()).exact().is_some();
+    if !whole || response.headers().get(CONTENT_TYPE) != Some(&JSON) {
+        return response;
+    }
+    let (head, body) = response.into_parts();
+    let body = match body.collect().await {
+        Ok(collected) => full(indent(&collected.to_bytes())),
+        Err(error) => full(error.to_string()),
+    };
+    Response::from_parts(head, body)
+}
+
+/// JSON text with two spaces for every level, as Go writes it.
+fn indent(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len().saturating_mul(2));
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.extend(std::iter::repeat_n(b' ', depth.saturating_mul(2)));
+    };
+    let mut bytes = text.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if quoted {
+            out.push(byte);
+            quoted = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'{' | b'[' => {
+                out.push(byte);
+                if let Some(end) = bytes.next_if(|next| matches!(next, b'}' | b']')) {
+                    out.push(end);
+                } else {
+                    depth = depth.saturating_add(1);
+                    line(&mut out, depth);
+                }
+            }
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(byte);
+            }
+            b',' => {
+                out.push(byte);
+                line(&mut out, depth);
+            }
+            b':' => out.extend(b": "),
+            b' ' | b'\n' | b'\r' | b'\t' => {}
+            _ => {
+                quoted = byte == b'"';
+                out.push(byte);
+            }
+        }
+    }
+    out
+}
+
 /// Adds `Warning: 299 - "text"` headers.
 pub(crate) fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
     for warning in warnings.iter().take(WARNINGS_MAX) {
@@ -259,6 +330,44 @@ pub(crate) fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
         text.push('"');
         if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
             response.headers_mut().append(http::header::WARNING, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indented_json_means_the_same() {
+        for (text, wanted) in [
+            (r#"{}"#, "{}"),
+            (r#"{"a":[],"b":{}}"#, "{\n  \"a\": [],\n  \"b\": {}\n}"),
+            (r#"[1, {"a":"x,{\"}:\\"}]"#, "[\n  1,\n  {\n    \"a\": \"x,{\\\"}:\\\\\"\n  }\n]"),
+        ] {
+            let out = indent(text.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&out), wanted);
+            let (before, after): (Value, Value) = (
+                serde_json::from_str(text).expect("JSON"),
+                serde_json::from_slice(&out).expect("JSON"),
+            );
+            assert_eq!(before, after);
+        }
+    }
+
+    #[test]
+    fn persons_are_known_by_their_tools() {
+        for (query, agent, wanted) in [
+            ("", "curl/8.5.0", true),
+            ("", "kubectl/v1.36.0 (linux/amd64)", false),
+            ("pretty=false", "curl/8.5.0", false),
+            ("pretty=1", "kubectl/v1.36.0", true),
+            ("", "Mozilla/5.0 (X11; Linux x86_64)", true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+            let query = Query::parse(query).expect("query");
+            assert_eq!(wants_indentation(&query, &headers), wanted, "{agent}");
         }
     }
 }

@@ -86,10 +86,12 @@ impl ApiServer {
         mut asked: Asked,
         body: Body,
     ) -> Response<Body> {
-        match impersonation::effective(self, user, &mut asked.parts.headers).await {
+        let indented = answer::wants_indentation(&asked.query, &asked.parts.headers);
+        let response = match impersonation::effective(self, user, &mut asked.parts.headers).await {
             Ok(user) => self.perform_as(&user, asked, body).await,
             Err(status) => answer::status_response(&status),
-        }
+        };
+        if indented { answer::indented(response).await } else { response }
     }
 
     async fn perform_as(
