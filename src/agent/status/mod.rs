@@ -36,6 +36,8 @@ pub(crate) fn compute(
         of_kind.map(|c| containers::status(state, c)).collect()
     };
     let init = list(false);
+    // Their waiting would hide why the pod was refused.
+    let refused = state.killed.is_some() && state.untouched();
     let (reason, message) = match &state.killed {
         Some((reason, message)) if phase == "Failed" => {
             (Some((*reason).to_owned()), Some(message.clone()))
@@ -50,8 +52,8 @@ pub(crate) fn compute(
         host_ips: Some(host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
         pod_ip: ips.first().cloned(),
         pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
-        init_container_statuses: (!init.is_empty()).then_some(init),
-        container_statuses: Some(list(true)),
+        init_container_statuses: (!init.is_empty() && !refused).then_some(init),
+        container_statuses: (!refused).then(|| list(true)),
         observed_generation: state.pod.metadata.generation,
         reason,
         message,

@@ -8,6 +8,7 @@ use crate::clock::Now;
 
 impl PodState {
     pub(super) fn decide(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.admit(out);
         self.check_deadline(now, out);
         match self.stage {
             Stage::Active if self.mains_ended() => self.decide_finished(now, out),

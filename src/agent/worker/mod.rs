@@ -13,6 +13,7 @@
 //!  pod                  Active -> Ending (deleted, gone, failed) | Finished (all ended) -> cleaned -> [deleted]
 //! ```
 
+mod admission;
 mod decide;
 mod ending;
 mod observe;
