@@ -294,3 +294,13 @@ fn deletion_waits_for_the_grace_period_and_namespaces_empty_themselves() {
         left.lines().eq(["configmap/kube-root-ca.crt", "serviceaccount/default"])
     });
 }
+
+#[test]
+fn the_lease_belongs_to_the_node() {
+    let m = Machine::ready();
+    let node = m.ok(&["get", "node", "board-1", "-o", "jsonpath={.metadata.uid}"]);
+    m.wait("the lease names its node", |m| {
+        let owner = "jsonpath={.metadata.ownerReferences[0].uid}";
+        m.ok(&["-n", "kube-node-lease", "get", "lease", "board-1", "-o", owner]) == node
+    });
+}

@@ -51,20 +51,17 @@ async fn renew(ctx: &Context, current: Option<Lease>) -> client::Result<Lease> {
         spec.renew_time = Some(now);
         spec.holder_identity = Some(name.to_owned());
         spec.lease_duration_seconds = Some(LEASE_SECONDS);
+        // The first lease may have come before the node's registration.
+        if lease.metadata.owner_references.as_ref().is_none_or(Vec::is_empty) {
+            lease.metadata.owner_references = owner(ctx).await?;
+        }
         return client.replace(&lease).await;
     }
-    let owner = client.get_opt::<Node>("", name).await?.map(|node| OwnerReference {
-        api_version: "v1".to_owned(),
-        kind: "Node".to_owned(),
-        name: name.to_owned(),
-        uid: node.metadata.uid.unwrap_or_default(),
-        ..OwnerReference::default()
-    });
     let lease = Lease {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             namespace: Some(LEASE_NAMESPACE.to_owned()),
-            owner_references: owner.map(|o| vec![o]),
+            owner_references: owner(ctx).await?,
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {
@@ -75,4 +72,19 @@ async fn renew(ctx: &Context, current: Option<Lease>) -> client::Result<Lease> {
         }),
     };
     client.create(&lease).await
+}
+
+/// The node itself: the lease goes with it.
+async fn owner(ctx: &Context) -> client::Result<Option<Vec<OwnerReference>>> {
+    let name = ctx.config.node_name.as_str();
+    let node = ctx.config.client.get_opt::<Node>("", name).await?;
+    Ok(node.map(|node| {
+        vec![OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            name: name.to_owned(),
+            uid: node.metadata.uid.unwrap_or_default(),
+            ..OwnerReference::default()
+        }]
+    }))
 }
