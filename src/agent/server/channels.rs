@@ -99,7 +99,8 @@ pub(super) fn end_frame(ended: &Ended, protocol: Protocol) -> Option<Bytes> {
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
         }),
         Ended::Failed(_) => json!({
-            "metadata": {}, "status": "Failure", "message": text, "reason": "InternalError",
+            "metadata": {}, "status": "Failure", "reason": "InternalError",
+            "message": format!("Internal error occurred: {text}"),
             "details": {"causes": [{"message": text}]}, "code": 500,
         }),
     };
