@@ -102,6 +102,24 @@ impl Status {
         })
     }
 
+    /// What has to be said in place of this status, found on the Node when the node starts: `journal` is what the journal
+    /// says, `is_asked` whether the request is still there. Nothing, if it is an end, or if what follows from the request
+    /// replaces it.
+    pub(crate) fn mended(self, journal: Option<&Status>, is_asked: bool) -> Option<Status> {
+        if self.phase.is_end() || is_asked {
+            return None;
+        }
+        let told = journal.filter(|told| !told.phase.is_end() || told.source == self.source);
+        // Nothing is written before the journal has it.
+        let lost = || Status {
+            phase: Phase::Failed,
+            percent: None,
+            message: "the node ended before anything was written".to_owned(),
+            ..self.clone()
+        };
+        Some(told.cloned().unwrap_or_else(lost))
+    }
+
     /// One line for people.
     pub(crate) fn line(&self) -> String {
         let version = if self.version.is_empty() { "" } else { " " };
@@ -129,7 +147,72 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use ota::Update;
+
     use super::*;
+
+    const SOURCE: &str = "http://host/v3";
+
+    fn shown(phase: Phase) -> Status {
+        let (source, version) = (SOURCE.to_owned(), "0.3.0".to_owned());
+        Status { phase, source, version, percent: Some(40), message: "so far".to_owned() }
+    }
+
+    fn ended(verdict: Verdict, source: &str) -> Journal {
+        let (source, version) = (source.to_owned(), "0.3.0".to_owned());
+        let last =
+            Some(Outcome { verdict, source, version, reason: "as the journal has it".to_owned() });
+        Journal { state: State::Idle, last }
+    }
+
+    fn update() -> Update {
+        serde_json::from_value(json!({
+            "source": SOURCE, "allow-downgrade": false, "version": "0.3.0", "before-version": "0.2.0",
+            "from": "a", "to": "b", "healthy-within": 60, "before": { "server": true, "pods": {} },
+        }))
+        .unwrap()
+    }
+
+    /// The power went after the first status was shown on the Node and before the second was.
+    #[test]
+    fn a_status_that_was_overtaken_comes_to_its_end() {
+        use Phase::{Checking, Committed, Failed, FellBack, Refused, Restarting, Trying, Writing};
+        let other = "http://host/v2";
+        let under_way = |state: State, last| Journal { state, last };
+        let before = || ended(Verdict::Committed, other).last;
+        let trying = State::Trying { update: update(), starts: 1 };
+        let rows = [
+            // It never began: neither in an empty journal nor in one that tells of an earlier update.
+            (Checking, Journal::default(), false, Some(Failed)),
+            (Checking, ended(Verdict::Committed, other), false, Some(Failed)),
+            // It begins anew by itself.
+            (Checking, Journal::default(), true, None),
+            (Checking, ended(Verdict::Committed, other), true, None),
+            // It ended without a status that says so.
+            (Writing, ended(Verdict::Failed, SOURCE), false, Some(Failed)),
+            (Checking, ended(Verdict::Refused, SOURCE), false, Some(Refused)),
+            (Restarting, ended(Verdict::FellBack, SOURCE), false, Some(FellBack)),
+            (Trying, ended(Verdict::Committed, SOURCE), false, Some(Committed)),
+            // It goes on.
+            (Checking, under_way(State::Writing(update()), before()), false, Some(Writing)),
+            (Writing, under_way(State::Staged(update()), before()), false, Some(Restarting)),
+            (Restarting, under_way(trying, before()), false, Some(Trying)),
+            // What has ended is left alone.
+            (Committed, ended(Verdict::Failed, SOURCE), false, None),
+            (FellBack, Journal::default(), false, None),
+        ];
+        for (phase, journal, is_asked, expected) in rows {
+            let folder = tempfile::tempdir().unwrap();
+            journal.write(folder.path()).unwrap();
+            let read = Journal::read(folder.path()).unwrap();
+            let mended = shown(phase).mended(Status::of_journal(&read).as_ref(), is_asked);
+            let case = format!("{phase:?}, asked {is_asked}, {journal:?}: {mended:?}");
+            assert_eq!(mended.as_ref().map(|status| status.phase), expected, "{case}");
+            let Some(status) = mended else { continue };
+            assert_eq!((status.source.as_str(), status.percent), (SOURCE, None), "{case}");
+            assert_ne!(status.message, "so far", "{case}");
+        }
+    }
 
     #[test]
     fn a_status_becomes_line_notice_and_annotation() {

@@ -455,39 +455,55 @@ async fn tell(settings: Arc<Settings>, mut told: watch::Receiver<Told>) {
     let mut phase = None;
     loop {
         let now = told.borrow_and_update().clone();
-        if let Some((status, is_news)) = now {
-            if phase != Some(status.phase) {
-                phase = Some(status.phase);
-                if let Err(error) = write_notice(&status, is_news) {
-                    warn!("{NOTICE}: {error:#}");
-                }
-            }
-            if show(&settings, &status, is_news).await.is_err() {
-                tokio::select! {
-                    () = tokio::time::sleep(backoff.failed_with_jitter()) => continue,
-                    _ = told.changed() => continue,
-                }
-            }
-            backoff.succeeded();
+        if let Some((status, is_news)) = &now
+            && phase != Some(status.phase)
+        {
+            phase = Some(status.phase);
+            note(status, *is_news);
         }
+        let shown = match &now {
+            Some((status, true)) => show(&settings, status).await,
+            own => mend(&settings, own.as_ref().map(|(status, _)| status)).await,
+        };
+        if shown.is_err() {
+            tokio::select! {
+                () = tokio::time::sleep(backoff.failed_with_jitter()) => continue,
+                _ = told.changed() => continue,
+            }
+        }
+        backoff.succeeded();
         if told.changed().await.is_err() {
             return;
         }
     }
 }
 
-/// Writes the annotation. What is not news it says already, unless the power went before it did.
-async fn show(settings: &Settings, status: &Status, is_news: bool) -> client::Result<()> {
-    if !is_news {
-        let node = settings.client.get::<Node>("", &settings.node_name).await?;
-        let shown = node.metadata.annotations.unwrap_or_default().remove(STATUS);
-        let shown = shown.and_then(|text| serde_json::from_str::<Status>(&text).ok());
-        if shown.is_none_or(|shown| shown.phase.is_end()) {
-            return Ok(());
-        }
-    }
+/// Writes the annotation.
+async fn show(settings: &Settings, status: &Status) -> client::Result<()> {
     let text = serde_json::to_string(status).unwrap_or_default();
     annotate(settings, json!({ STATUS: text })).await.map(drop)
+}
+
+/// What is not news the annotation says already, unless the power went before it did.
+async fn mend(settings: &Settings, journal: Option<&Status>) -> client::Result<()> {
+    let node = settings.client.get::<Node>("", &settings.node_name).await?;
+    let mut annotations = node.metadata.annotations.unwrap_or_default();
+    let shown = annotations.remove(STATUS);
+    let shown = shown.and_then(|text| serde_json::from_str::<Status>(&text).ok());
+    let is_asked = annotations.contains_key(REQUEST);
+    let Some(status) = shown.and_then(|shown| shown.mended(journal, is_asked)) else {
+        return Ok(());
+    };
+    if Some(&status) != journal {
+        note(&status, true);
+    }
+    show(settings, &status).await
+}
+
+fn note(status: &Status, is_news: bool) {
+    if let Err(error) = write_notice(status, is_news) {
+        warn!("{NOTICE}: {error:#}");
+    }
 }
 
 fn write_notice(status: &Status, is_news: bool) -> Result<()> {
