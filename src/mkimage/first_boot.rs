@@ -1,10 +1,10 @@
-//! The test of a board's life from its first start on a larger card: settings with mistakes, growth, manifests, the clock, a
-//! network device plugged in, pods at the end of the machine, a damaged data partition, a factory reset.
+//! The test of a board's life from its first start on a larger card: settings with mistakes, growth, manifests, the clock,
+//! devices plugged in, pods at the end of the machine, a damaged data partition, two networks, a hang, a factory reset.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use disk::layout;
@@ -12,9 +12,11 @@ use disk::mbr::{Mbr, SECTOR_LEN};
 
 use crate::TestArgs;
 use crate::board::Board;
+use crate::hang;
 use crate::kubectl::Kubectl;
 use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes, wait_until_ready};
 use crate::owner;
+use crate::show::seconds;
 use crate::time_server::TimeServer;
 use crate::tools::{run as run_tool, tool};
 use crate::trial::{Check, run_checks, show_tail};
@@ -41,7 +43,30 @@ const MANIFEST: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\
     apiVersion: v1\nkind: ConfigMap\nmetadata: {name: menu, namespace: shop}\ndata: {soup: pea}\n";
 /// A device whose driver is not loaded, on a network of its own.
 const PLUGGED: [&str; 2] =
-    ["netdev_add user,id=more,net=10.0.3.0/24", "device_add e1000e,netdev=more,bus=plug,romfile="];
+    ["netdev_add user,id=more,net=10.0.3.0/24", "device_add e1000e,netdev=more,bus=plug1,romfile="];
+/// Another, whose bus has no driver yet either.
+const PLUGGED_DISK: [&str; 2] =
+    ["device_add qemu-xhci,id=usb,bus=plug2", "device_add usb-storage,drive=stick,bus=usb.0"];
+const STICK: &str = "stick";
+const STICK_BYTES: u64 = 1024 * 1024;
+const STICK_TEXT: &str = "a stick";
+/// Waits for the disk, and shows what it begins with.
+const READER: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reader"}, "spec": {
+  "restartPolicy": "Never", "volumes": [{"name": "disk", "hostPath": {"path": "/dev/sda", "type": "BlockDevice"}}],
+  "containers": [{"name": "main", "image": "busybox", "imagePullPolicy": "IfNotPresent",
+    "command": ["head", "-c", "7", "/disk"], "securityContext": {"privileged": true},
+    "volumeMounts": [{"name": "disk", "mountPath": "/disk"}]}]}}"#;
+/// Says nothing of networks.
+const NO_NETWORK: &str = "hostname: kitchen\nlabels: {room: kitchen}\n";
+const TWO_NETWORKS: &str =
+    "network:\n- interface: eth1\n  dhcp: true\n- interface: eth0\n  dhcp: true\n";
+/// Through both interfaces, the first of the settings before the other.
+const TWO_ROUTES: [&str; 2] =
+    ["default via 10.0.3.2 dev eth1", "default via 10.0.2.2 dev eth0  metric 100"];
+const NETWORK_LIMIT: Duration = Duration::from_secs(60);
+/// The watchdog is armed for 60 s and was fed in the last 10 s before the hang.
+const WATCHDOG_MIN: Duration = Duration::from_secs(45);
+const WATCHDOG_LIMIT: Duration = Duration::from_secs(120);
 const RESET: &str = "copepod.io/factory-reset";
 /// Both pods note their ends in one file on the data partition.
 const PODS: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
@@ -77,10 +102,14 @@ const CHECKS: &[Check<Life>] = &[
     ("applies the manifests of its card", applies_manifests),
     ("has the time of its time server", has_time),
     ("loads the driver of a network device that is plugged in, and uses it", uses_plugged),
+    ("shows a USB disk that is plugged in to the pod that waits for it", shows_disk),
     ("stops pods in order when it is switched off", stops_pods),
     ("starts without a clock at the time it was switched off", starts_without_clock),
     ("runs the pods again, which ended in order", ran_in_order),
     ("mends a damaged data partition and keeps what is on it", mends_damage),
+    ("takes the first of two networks when the settings name none", takes_first_network),
+    ("takes both networks in the order of the settings", takes_both_networks),
+    ("is restarted by its watchdog when PID 1 hangs, and keeps what is on it", survives_hang),
     ("begins anew after a factory reset by annotation", resets),
     ("shows no crash on the console", |life| {
         let log = fs::read_to_string(&life.place.log)?;
@@ -180,6 +209,19 @@ fn uses_plugged(life: &mut Life) -> Result<()> {
     life.wait_for_line("eth1: address 10.0.3.15/24")
 }
 
+fn shows_disk(life: &mut Life) -> Result<()> {
+    let file = life.place.disk.with_file_name(STICK);
+    fs::write(&file, STICK_TEXT)?;
+    File::options().write(true).open(&file)?.set_len(STICK_BYTES)?;
+    life.create(READER)?;
+    life.machine()?.add_disk(STICK, &file)?;
+    for line in PLUGGED_DISK {
+        life.machine()?.monitor_line(line)?;
+    }
+    life.kubectl.wait(&["logs", "reader"], POD_LIMIT, |text| text == STICK_TEXT, |_| {})?;
+    life.kubectl.run(&["delete", "pod", "reader"]).map(drop)
+}
+
 fn stops_pods(life: &mut Life) -> Result<()> {
     life.switch_off()
 }
@@ -220,22 +262,63 @@ fn mends_damage(life: &mut Life) -> Result<()> {
     let data = Mbr::decode(&sector)?.partitions.get(layout::DATA - 1).copied().flatten();
     let data = data.context("there is no data partition")?;
     file.write_all_at(&[0; 4096], u64::from(data.start) * SECTOR_LEN as u64)?;
-    life.start()?;
+    owner::replace(&life.place.disk, NO_NETWORK)?;
+    life.place.clock = None;
+    life.start_on_two_networks()?;
     life.wait_for_line("the data partition was damaged and has been repaired")?;
     life.wait_until_ready()?;
-    let kept = ["get", "configmap", "kept", "-o", "jsonpath={.data.answer}"];
-    let kept = life.kubectl.run(&kept)?;
-    ensure!(kept == "42", "the ConfigMap says {kept:?}");
+    life.has_map("kept", "42")
+}
+
+fn takes_first_network(life: &mut Life) -> Result<()> {
+    life.wait_for_address("10.0.2.15")?;
+    let log = fs::read_to_string(&life.place.log)?;
+    ensure!(!log.contains("eth1: address"), "the second interface has an address too");
     // Switched off earlier, they would not catch the signal yet and use up their grace.
     life.wait_for_pods("true true")?;
     life.switch_off()
 }
 
+fn takes_both_networks(life: &mut Life) -> Result<()> {
+    owner::replace(&life.place.disk, &format!("{NO_NETWORK}{TWO_NETWORKS}"))?;
+    life.start_on_two_networks()?;
+    life.wait_until_ready()?;
+    life.wait_for_address("10.0.3.15")?;
+    life.create(hang::POD)?;
+    let routes = ["exec", hang::POD_NAME, "--", "ip", "route"];
+    let has_both = |text: &str| {
+        let defaults = text.lines().filter(|line| line.starts_with("default"));
+        defaults.map(str::trim_end).eq(TWO_ROUTES)
+    };
+    life.kubectl.wait(&routes, POD_LIMIT, has_both, |_| {}).map(drop)
+}
+
+fn survives_hang(life: &mut Life) -> Result<()> {
+    life.wait_for_pods("true true true")?;
+    let restarts =
+        ["get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[0].restartCount}"];
+    let before = life.kubectl.run(&restarts)?;
+    hang::freeze_init(&life.kubectl)?;
+    let hung = Instant::now();
+    // The node does not need PID 1, so it still takes what has to be kept.
+    life.kubectl.run(&["create", "configmap", "late", "--from-literal=answer=43"])?;
+    life.machine()?.wait_for_watchdog(WATCHDOG_LIMIT)?;
+    println!("    the watchdog acted {} after the hang", seconds(hung.elapsed()));
+    ensure!(hung.elapsed() > WATCHDOG_MIN, "that is not the time it was armed for");
+    life.wait_for_line("copepod: slot a, starts left")?;
+    life.wait_until_ready()?;
+    life.has_map("kept", "42")?;
+    life.has_map("late", "43")?;
+    let restarted = |now: &str| {
+        let [before, now] = [&before, now].map(|text| text.split(' ').map(str::parse::<u32>));
+        now.eq(before.map(|count| count.map(|count| count + 1)))
+    };
+    life.kubectl.wait(&restarts, POD_LIMIT, restarted, |_| {})?;
+    life.wait_for_pods("true true true")
+}
+
 fn resets(life: &mut Life) -> Result<()> {
     let image = owner::boot_partition(&life.place.disk)?;
-    life.place.clock = None;
-    life.start()?;
-    life.wait_until_ready()?;
     life.kubectl.run(&["annotate", "node", "kitchen", &format!("{RESET}=true")])?;
     let refused = [
         "get",
@@ -267,7 +350,14 @@ fn host_seconds() -> Result<u64> {
 
 impl Life {
     fn start(&mut self) -> Result<()> {
-        let network = Network::Alone { forward: self.forward };
+        self.start_on(Network::Alone { forward: self.forward })
+    }
+
+    fn start_on_two_networks(&mut self) -> Result<()> {
+        self.start_on(Network::Twice { forward: self.forward })
+    }
+
+    fn start_on(&mut self, network: Network<'_>) -> Result<()> {
         self.machine = None;
         self.machine = Some(Machine::start(&self.board, &self.place, network, false)?);
         Ok(())
@@ -292,6 +382,19 @@ impl Life {
         let machine = self.machine.as_mut().context("the board does not run")?;
         machine.kubeconfig(&self.kubeconfig, BOOT_LIMIT)?;
         wait_until_ready(&self.kubectl, machine)
+    }
+
+    fn wait_for_address(&self, expected: &str) -> Result<()> {
+        let path = "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}";
+        let address = ["get", "nodes", "-o", path];
+        self.kubectl.wait(&address, NETWORK_LIMIT, |address| address == expected, |_| {}).map(drop)
+    }
+
+    fn has_map(&self, name: &str, expected: &str) -> Result<()> {
+        let answer =
+            self.kubectl.run(&["get", "configmap", name, "-o", "jsonpath={.data.answer}"])?;
+        ensure!(answer == expected, "the ConfigMap {name} says {answer:?}");
+        Ok(())
     }
 
     fn wait_for_pods(&mut self, expected: &str) -> Result<()> {

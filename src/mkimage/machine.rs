@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use disk::slot::Slot;
+use serde_json::json;
 
 use crate::RunArgs;
 use crate::board::{Board, Drive, Qemu, Start};
@@ -32,6 +33,8 @@ pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(420);
 pub(crate) const POD_LIMIT: Duration = Duration::from_secs(180);
 const END_LIMIT: Duration = Duration::from_secs(90);
 const MONITOR_LIMIT: Duration = Duration::from_secs(10);
+/// What the monitor wants to hear first.
+const MONITOR_HELLO: &str = "{\"execute\":\"qmp_capabilities\"}";
 /// Longest path a Unix socket can have.
 const SOCKET_PATH_MAX: usize = 100;
 const BAD_WORDS: [&str; 5] = [
@@ -133,6 +136,8 @@ pub(crate) enum Network<'a> {
     Alone { forward: u16 },
     /// The same, and its SSH server at `127.0.0.1:ssh`.
     WithSsh { forward: u16, ssh: u16 },
+    /// To the host as alone, and by a second interface to a network of its own, 10.0.3.0/24.
+    Twice { forward: u16 },
     /// To the switch at this socket, with the way to the host plugged in there too.
     Gateway { forward: u16, switch: &'a Path },
     /// To the switch at this socket, as its board of this number, 1 or more.
@@ -143,6 +148,7 @@ impl Network<'_> {
     fn forward(self) -> Option<u16> {
         match self {
             Network::Alone { forward }
+            | Network::Twice { forward }
             | Network::WithSsh { forward, .. }
             | Network::Gateway { forward, .. } => Some(forward),
             Network::Plugged { .. } => None,
@@ -160,6 +166,9 @@ impl Network<'_> {
         let joined = |id: &str, peer: &str| format!("hubport,id={id},hubid=0,netdev={peer}");
         match self {
             Network::Alone { forward } => vec![user("net", forward)],
+            Network::Twice { forward } => {
+                vec![user("net", forward), "user,id=second,net=10.0.3.0/24".to_owned()]
+            }
             Network::WithSsh { forward, ssh } => {
                 vec![user("net", forward) + &format!(",hostfwd=tcp:127.0.0.1:{ssh}-:{SSH_PORT}")]
             }
@@ -171,6 +180,14 @@ impl Network<'_> {
                 plug("net", switch),
             ],
             Network::Plugged { switch, .. } => vec![plug("net", switch)],
+        }
+    }
+
+    /// Devices that the board has besides its own.
+    fn devices(self) -> &'static [&'static str] {
+        match self {
+            Network::Twice { .. } => &["virtio-net-pci,netdev=second,romfile="],
+            _ => &[],
         }
     }
 
@@ -355,13 +372,41 @@ impl Machine {
         written(&answer).with_context(|| format!("QEMU counts no writes: {answer}"))
     }
 
-    fn execute(&mut self, command: &str) -> Result<String> {
+    /// Gives the emulation a disk of this name, for a device that is plugged in next.
+    pub(crate) fn add_disk(&mut self, name: &str, file: &Path) -> Result<()> {
+        let file = json!({"driver": "file", "filename": file});
+        let disk = json!({"driver": "raw", "node-name": name, "file": file});
+        self.execute(&json!({"execute": "blockdev-add", "arguments": disk}).to_string()).map(drop)
+    }
+
+    /// Waits until the emulated watchdog restarts the board.
+    pub(crate) fn wait_for_watchdog(&mut self, limit: Duration) -> Result<()> {
+        let stream = self.monitor_stream(limit)?;
+        writeln!(&stream, "{MONITOR_HELLO}")?;
+        let end = Instant::now() + limit;
+        for line in BufReader::new(&stream).lines() {
+            let line = line.context("the watchdog did not act")?;
+            if line.contains("\"WATCHDOG\"") {
+                ensure!(line.contains("\"reset\""), "the watchdog did something else: {line}");
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "the watchdog did not act in {} s", limit.as_secs());
+        }
+        bail!("QEMU closed its monitor")
+    }
+
+    fn monitor_stream(&self, limit: Duration) -> Result<UnixStream> {
         let stream = UnixStream::connect(self.sockets.path().join("monitor"))
             .context("connect to QEMU's monitor")?;
-        stream.set_read_timeout(Some(MONITOR_LIMIT))?;
+        stream.set_read_timeout(Some(limit))?;
+        Ok(stream)
+    }
+
+    fn execute(&mut self, command: &str) -> Result<String> {
+        let stream = self.monitor_stream(MONITOR_LIMIT)?;
         let mut answers = BufReader::new(stream.try_clone()?).lines();
         let mut last = String::new();
-        for command in ["{\"execute\":\"qmp_capabilities\"}", command] {
+        for command in [MONITOR_HELLO, command] {
             writeln!(&stream, "{command}")?;
             // Greeting and events come in between.
             loop {
@@ -472,6 +517,9 @@ fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> 
             false => String::new(),
         };
         command.arg("-device").arg(format!("{device}{address}"));
+    }
+    for device in network.devices() {
+        command.args(["-device", device]);
     }
     Ok(command)
 }

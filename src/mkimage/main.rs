@@ -25,6 +25,7 @@ mod debug_trial;
 mod disks;
 mod first_boot;
 mod flash;
+mod hang;
 mod host_port;
 mod imager;
 mod kernel_modules;
@@ -76,7 +77,7 @@ enum Command {
     Run(RunArgs),
     /// Run the board test on an image.
     Test(TestArgs),
-    /// Test a board from its first start on a larger card: settings, growth, manifests, clock, plugged devices, damage, factory reset.
+    /// Test a board from its first start on a larger card: settings, growth, manifests, clock, plugged devices, two networks, damage, a hang, factory reset.
     TestFirstBoot(TestArgs),
     /// Test what the debug variant of an emulated board adds: a shell on the console, and SSH.
     TestDebug(TestArgs),
