@@ -53,7 +53,8 @@ fn boot() -> Result<Infallible, Error> {
     let table = verity.table(&partition.to_string_lossy());
     let mapped = sys::dm::create_readonly(MAPPED_NAME, "verity", verity.sectors(), &table);
     let mapped = mapped.map_err(Error::DeviceMapper)?;
-    wait_for(NODE_LIMIT, NODE_STEP, || mapped.exists().then_some(()));
+    wait_for(NODE_LIMIT, NODE_STEP, || mapped.exists().then_some(()))
+        .ok_or_else(|| Error::file("find", &mapped)(io::ErrorKind::TimedOut.into()))?;
     make_directory(Path::new(ROOT))?;
     mount(Some(&mapped), ROOT, Some("squashfs"), MsFlags::MS_RDONLY, None::<&str>).map_err(
         |error| Error::Mount { kind: "squashfs", target: ROOT.into(), source: error.into() },

@@ -43,8 +43,9 @@ pub fn create_readonly(
     let minor = minor_of(&buffer);
     let loaded = load(&control, name, kind, sectors, parameters);
     if loaded.is_err() {
-        let mut buffer = request(name, &[])?;
-        call(&control, Command::Remove, &mut buffer)?;
+        // What matters is the first error.
+        let _ =
+            request(name, &[]).and_then(|mut buffer| call(&control, Command::Remove, &mut buffer));
     }
     loaded?;
     Ok(PathBuf::from(format!("/dev/dm-{minor}")))

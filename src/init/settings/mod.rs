@@ -176,7 +176,7 @@ fn load(path: &Path, parse: Parse) -> (Raw, Vec<Mistake>) {
     match text(path) {
         Ok(Some(text)) if crate::trial::survives(|| drop(parse(&text))) => parse(&text),
         Ok(Some(_)) => {
-            let text = "reading it fails in an unexpected way; all of it is left out".to_owned();
+            let text = "it could not be read in a process of its own, or reading it fails in an unexpected way; all of it is left out".to_owned();
             (Raw::default(), vec![Mistake::of_file(text)])
         }
         Ok(None) => Default::default(),
