@@ -1,4 +1,4 @@
-//! Our words on the kernel command line: `copepod.slot=`, `copepod.disk=`, `copepod.verity=`.
+//! Our words on the kernel command line: `copepod.slot=`, `copepod.disk=`, `copepod.verity=`, and maybe `copepod.medium=`.
 
 use std::path::Path;
 
@@ -15,6 +15,8 @@ pub(crate) struct CommandLine {
     /// Identifier in the partition table of the disk to use.
     pub(crate) disk: u32,
     pub(crate) verity: Verity,
+    /// What the boot loader read the kernel from, where it says so: `mmc`, `usb`, ...
+    pub(crate) medium: Option<String>,
 }
 
 impl CommandLine {
@@ -32,6 +34,7 @@ impl CommandLine {
             slot: slot.ok_or(Error::CommandLine("copepod.slot"))?,
             disk: disk.ok_or(Error::CommandLine("copepod.disk"))?,
             verity: verity.ok_or(Error::CommandLine("copepod.verity"))?,
+            medium: value(text, "copepod.medium").map(str::to_owned),
         })
     }
 }

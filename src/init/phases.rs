@@ -199,7 +199,16 @@ fn cgroups() -> Result<(), Error> {
 }
 
 fn boot_partition(machine: &mut Machine) -> Result<(), Error> {
-    let device = boot_disk::partition(machine.disk()?, layout::BOOT)?;
+    let disk = machine.disk()?;
+    let device = boot_disk::partition(disk, layout::BOOT)?;
+    let others = boot_disk::others(disk, &device);
+    if !others.is_empty() {
+        let names = others.join(", ");
+        let text =
+            format!("{names} holds Copepod too and is left alone; {} is used", device.display());
+        machine.complain(&text);
+        notices::warn("boot-disk", "SecondBootDisk", &[text])?;
+    }
     mounts::partition(&device, BOOT, "vfat", mounts::BOOT_FLAGS, None)
 }
 

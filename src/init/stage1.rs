@@ -48,7 +48,7 @@ fn boot() -> Result<Infallible, Error> {
     mounts::apply(EARLY)?;
     let command_line = CommandLine::read()?;
     load_modules()?;
-    let partition = boot_disk::partition(command_line.disk, layout::root(command_line.slot))?;
+    let partition = boot_disk::first_partition(&command_line, layout::root(command_line.slot))?;
     let verity = &command_line.verity;
     let table = verity.table(&partition.to_string_lossy());
     let mapped = sys::dm::create_readonly(MAPPED_NAME, "verity", verity.sectors(), &table);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use disk::slot::Slot;
 use nix::sys::signal::Signal;
 
+use crate::boot_disk::{Candidate, choose};
 use crate::clock;
 use crate::cmdline::CommandLine;
 use crate::data::{Verdict, reset_request, verdict};
@@ -76,6 +77,32 @@ fn the_command_line_is_read_like_the_kernel_does() {
     assert_eq!((line.slot, line.disk, line.verity.to_string()), (Slot::B, 0x4350_4f44, verity));
     let error = CommandLine::parse("copepod.slot=c copepod.disk=1").unwrap_err();
     assert_eq!(error.to_string(), "kernel command line has no valid copepod.slot");
+}
+
+#[test]
+fn of_two_disks_that_were_flashed_the_boot_loaders_is_taken() {
+    const CARD: &str =
+        "/sys/devices/platform/soc/3f202000.mmc/mmc_host/mmc0/mmc0:aaaa/block/mmcblk0";
+    const STICK: &str = "/sys/devices/platform/soc/3f980000.usb/usb1/1-1/1-1.2/1-1.2:1.0/host0/target0:0:0/0:0:0:0/block/sda";
+    const OTHER: &str = "/sys/devices/platform/soc/3f980000.usb/usb1/1-1/1-1.3/1-1.3:1.0/host1/target1:0:0/1:0:0:0/block/sdb";
+    const VIRTIO: &str = "/sys/devices/platform/a003e00.virtio_mmio/virtio0/block/vda";
+    const NVME: &str =
+        "/sys/devices/platform/axi/1000110000.pcie/pci0000:00/0000:01:00.0/nvme/nvme0/nvme0n1";
+    for (disks, told, expected) in [
+        (&[][..], None, None),
+        (&[VIRTIO], None, Some("vda")),
+        (&[STICK, CARD], None, Some("mmcblk0")),
+        (&[CARD, STICK], Some("usb"), Some("sda")),
+        (&[CARD, STICK], Some("mmc"), Some("mmcblk0")),
+        (&[CARD, STICK], Some("nvme"), Some("mmcblk0")),
+        (&[OTHER, STICK], Some("usb"), Some("sda")),
+        (&[STICK, NVME], None, Some("nvme0n1")),
+    ] {
+        let all: Vec<Candidate> =
+            disks.iter().map(|path| Candidate::of(std::path::Path::new(path)).unwrap()).collect();
+        let chosen = choose(&all, told).map(|one| one.name.as_str());
+        assert_eq!(chosen, expected, "{disks:?} {told:?}");
+    }
 }
 
 #[test]
