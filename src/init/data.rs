@@ -28,6 +28,7 @@ const CHECK_LINES_MAX: usize = 20;
 /// The file system as the image was made with it: mostly zeros.
 const PRISTINE: &str = "/usr/share/copepod/data.img";
 const COPY_LEN: usize = 1024 * 1024;
+const COPY_LIMIT: Duration = Duration::from_secs(600);
 const ZERO_LEN: u64 = 32 * 1024 * 1024;
 /// Asks for the data partition to be made anew; other systems like to add an ending.
 const RESET_FILES: [&str; 2] = ["factory-reset", "factory-reset.txt"];
@@ -152,8 +153,10 @@ fn remake(device: &Path, machine: &mut Machine) -> Result<(), Error> {
         start += step;
         machine.feed_watchdog();
     }
-    copy_data(&mut source, &mut target).map_err(Error::file("write", device))?;
-    target.sync_all().map_err(Error::file("sync", device))
+    machine.at_length(COPY_LIMIT, || {
+        copy_data(&mut source, &mut target).map_err(Error::file("write", device))?;
+        target.sync_all().map_err(Error::file("sync", device))
+    })
 }
 
 /// Copies what is not zero.

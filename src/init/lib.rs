@@ -44,6 +44,7 @@ mod trial;
 mod wifi;
 
 #[cfg(test)]
+mod watchdog;
 mod tests;
 
 pub use error::Error;

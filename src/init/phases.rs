@@ -15,6 +15,7 @@ use crate::devices::{Devices, MODULES};
 use crate::mounts::{self, EARLY, LATE};
 use crate::settings::{REGISTRIES_FILE, Secret, Settings, TOKEN_FILE};
 use crate::time::pause;
+use crate::watchdog::{self, Feed};
 use crate::{clock, data, notices, preload, ssh, wifi};
 
 /// Where the boot partition is mounted, read-only but for moments.
@@ -26,8 +27,6 @@ const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 /// Long enough to read the console.
 const FAILURE_PAUSE: Duration = Duration::from_secs(60);
-const WATCHDOG: &str = "/dev/watchdog0";
-const WATCHDOG_SECONDS: u32 = 60;
 
 /// Kernel settings a container host needs, and a restart instead of a standstill after a kernel panic.
 const SYSCTLS: &[(&str, &str)] = &[
@@ -76,8 +75,14 @@ impl Machine {
     }
 
     pub(crate) fn feed_watchdog(&mut self) {
-        // One that cannot be fed restarts the machine, which is all that is left then.
-        let _ = self.watchdog.as_mut().map(Watchdog::feed);
+        if let Some(watchdog) = &mut self.watchdog {
+            Feed::feed(watchdog);
+        }
+    }
+
+    /// Works on something that may take long but not longer than `limit`, with the watchdog fed.
+    pub(crate) fn at_length<T>(&mut self, limit: Duration, work: impl FnOnce() -> T) -> T {
+        watchdog::fed(self.watchdog.as_mut(), limit, work)
     }
 
     /// For switching off: nobody feeds it any more.
@@ -113,7 +118,7 @@ const fn phase(
 const PHASES: &[Phase] = &[
     phase("kernel file systems", true, |_| mounts::apply(EARLY).and_then(|()| mounts::apply(LATE))),
     phase("modules", false, modules),
-    phase("watchdog", false, watchdog),
+    phase("watchdog", false, arm_watchdog),
     phase("cgroups", true, |_| cgroups()),
     phase("boot partition", false, boot_partition),
     phase("data partition", true, data::partition),
@@ -176,13 +181,8 @@ fn modules(machine: &mut Machine) -> Result<(), Error> {
 }
 
 /// Armed as early as its driver is there; a board may have none.
-fn watchdog(machine: &mut Machine) -> Result<(), Error> {
-    let path = Path::new(WATCHDOG);
-    if !path.exists() {
-        return Ok(());
-    }
-    let opened = Watchdog::open(path, WATCHDOG_SECONDS);
-    let (watchdog, seconds) = opened.map_err(Error::file("open", path))?;
+fn arm_watchdog(machine: &mut Machine) -> Result<(), Error> {
+    let Some((watchdog, seconds)) = watchdog::arm()? else { return Ok(()) };
     machine.watchdog = Some(watchdog);
     machine.say(&format!("watchdog armed, {seconds} s"));
     Ok(())

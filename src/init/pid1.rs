@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use crate::phases::{self, Machine};
 use crate::power::{self, Ending};
 use crate::service::{Description, Service};
-use crate::slots::Slots;
+use crate::slots::{DATASTORE_LIMIT, Slots};
 use crate::status::{self, Status};
 use crate::supervisor::State;
 use crate::{Config, clock, data, host_port, mounts, network, ssh, time, wifi};
@@ -54,6 +54,8 @@ const CHILD_GRACE: Duration = Duration::from_secs(2);
 /// What the node leaves behind (containers) gets this long after TERM and after KILL.
 const REST_TERM: Duration = Duration::from_secs(5);
 const REST_KILL: Duration = Duration::from_secs(5);
+/// A slow card takes as long for some hundred megabytes that wait in memory.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(600);
 
 struct Pid1 {
     machine: Machine,
@@ -432,10 +434,13 @@ impl Pid1 {
             Ending::Restart => self.arm(),
             Ending::PowerOff => None,
         };
-        // A floor that is an hour older is no reason to stay.
-        let _ = clock::save();
-        nix::unistd::sync();
-        for failure in mounts::teardown() {
+        let failures = self.machine.at_length(UNMOUNT_LIMIT, || {
+            // A floor that is an hour older is no reason to stay.
+            let _ = clock::save();
+            nix::unistd::sync();
+            mounts::teardown()
+        });
+        for failure in failures {
             self.say(&format!("unmount {failure}"));
         }
         self.say(if ending == Ending::PowerOff { "power off" } else { "restart" });
@@ -452,7 +457,8 @@ impl Pid1 {
 
     /// Lets the boot loader try a slot that was written: nothing uses the datastore any more.
     fn arm(&mut self) -> Option<&'static CStr> {
-        let (word, text) = self.slots.arm()?;
+        let Pid1 { machine, slots, .. } = self;
+        let (word, text) = machine.at_length(DATASTORE_LIMIT, || slots.arm())?;
         self.say(&text);
         word
     }

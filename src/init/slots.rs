@@ -28,6 +28,8 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(10);
 /// After the boot loader could not be told that the slot is good.
 const CONFIRM_AGAIN: Duration = Duration::from_secs(60);
 const AUTHOR: &str = "slots";
+/// How long copying the datastore may take: gigabytes, on a card that writes a few megabytes a second.
+pub(crate) const DATASTORE_LIMIT: Duration = Duration::from_secs(1800);
 
 /// The running slot and its trial.
 pub(crate) struct Slots {
@@ -134,22 +136,23 @@ impl Slots {
         journal: Journal,
         machine: &mut Machine,
     ) -> Result<Option<Word>, Error> {
-        let mut say = |text: String| machine.console.say("init", &text);
         match step {
             BootStep::Ordinary => {}
             BootStep::Arm(update) => {
-                say(format!("slot {} with {} is to be tried", update.to, update.version));
-                let armed = arm(journal);
-                say(armed.as_ref().map_or_else(Clone::clone, |(_, text)| text.clone()));
+                machine.say(&format!("slot {} with {} is to be tried", update.to, update.version));
+                let armed = machine.at_length(DATASTORE_LIMIT, || arm(journal));
+                machine.say(&armed.as_ref().map_or_else(Clone::clone, |(_, text)| text.clone()));
                 return Ok(armed.ok().map(|(word, _)| word));
             }
             BootStep::Trial(update) => {
                 let Update { version, healthy_within, .. } = &update;
-                say(format!("slot {running} with {version} is on trial for {healthy_within} s"));
+                machine.say(&format!(
+                    "slot {running} with {version} is on trial for {healthy_within} s"
+                ));
                 self.trial = Some(Trial { update, since: Instant::now() });
             }
             BootStep::Leave(update) => {
-                say(format!("slot {running} with {} was given up", update.version));
+                machine.say(&format!("slot {running} with {} was given up", update.version));
                 loader().reject(running)?;
                 return Ok(Some(None));
             }
@@ -158,8 +161,12 @@ impl Slots {
                 finish(journal, &update, Verdict::Failed, reason.to_owned())?;
             }
             BootStep::FellBack { update, reason } => {
-                say(format!("back on slot {running} with {}: {reason}", update.before_version));
-                ota::put_back(Path::new(DATA), &folder())?;
+                machine.say(&format!(
+                    "back on slot {running} with {}: {reason}",
+                    update.before_version
+                ));
+                let data = Path::new(DATA);
+                machine.at_length(DATASTORE_LIMIT, || ota::put_back(data, &folder()))?;
                 loader().reject(update.to)?;
                 finish(journal, &update, Verdict::FellBack, reason)?;
                 self.settled();
@@ -387,7 +394,7 @@ fn finish(
 
 /// Ends the machine this early: nothing but mounts has to be left.
 fn restart(machine: &mut Machine, word: Option<&CStr>) {
-    for failure in crate::mounts::teardown() {
+    for failure in machine.at_length(DATASTORE_LIMIT, crate::mounts::teardown) {
         machine.console.say("init", &format!("unmount {failure}"));
     }
     machine.console.say("init", "restart");
