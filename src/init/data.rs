@@ -16,8 +16,9 @@ use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 
 use crate::phases::{BOOT, DATA, Machine};
+use crate::reset::Found;
 use crate::time::pause;
-use crate::{Error, boot_disk, mounts, notices};
+use crate::{Error, boot_disk, mounts, notices, reset};
 
 const CHECKER: &str = "/usr/sbin/e2fsck";
 const CHECK_LOG: &str = "/run/log/e2fsck.log";
@@ -27,11 +28,9 @@ const CHECK_STEP: Duration = Duration::from_millis(20);
 const CHECK_LINES_MAX: usize = 20;
 /// The file system as the image was made with it: mostly zeros.
 const PRISTINE: &str = "/usr/share/copepod/data.img";
-const COPY_LEN: usize = 1024 * 1024;
 const COPY_LIMIT: Duration = Duration::from_secs(600);
+const COPY_LEN: usize = 1024 * 1024;
 const ZERO_LEN: u64 = 32 * 1024 * 1024;
-/// Asks for the data partition to be made anew; other systems like to add an ending.
-const RESET_FILES: [&str; 2] = ["factory-reset", "factory-reset.txt"];
 /// The superblock begins here; 24 bytes into it is the logarithm of the block size.
 const SUPERBLOCK: u64 = 1024;
 const BLOCK_LEN_AT: u64 = 24;
@@ -44,11 +43,7 @@ pub(crate) fn partition(machine: &mut Machine) -> Result<(), Error> {
     if let Err(error) = grow_partition(&device, machine) {
         machine.say(&format!("data partition stays as small as it is: {error}"));
     }
-    if let Some(request) = reset_request(Path::new(BOOT)) {
-        machine.say("factory reset: the data partition is made anew");
-        remake(&device, machine)?;
-        forget_request(&request)?;
-    }
+    reset_if_asked(&device, machine)?;
     check(&device, machine);
     // A damaged file system stops the machine, and is mended at the next start, rather than be written on.
     let options = Some("errors=panic");
@@ -107,32 +102,27 @@ fn grow_file_system(device: &Path) -> Result<(), Error> {
         .map_err(Error::file("grow", device))
 }
 
-/// The file that asks for a factory reset, if there is one.
-pub(crate) fn reset_request(boot: &Path) -> Option<PathBuf> {
-    fs::read_dir(boot).ok()?.flatten().map(|entry| entry.path()).find(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        RESET_FILES.contains(&name.as_str())
-    })
-}
-
-/// Asks for a reset at the next start, as an owner does.
-pub(crate) fn request_reset() -> Result<(), Error> {
-    let request = Path::new(BOOT).join(RESET_FILES[0]);
-    mounts::with_writable_boot(|| {
-        let file = File::create(&request).map_err(Error::file("create", &request))?;
-        file.sync_all().map_err(Error::file("sync", &request))?;
-        nix::unistd::sync();
-        Ok(())
-    })
-}
-
-/// Only once all is made anew: until then every start begins over.
-fn forget_request(request: &Path) -> Result<(), Error> {
-    mounts::with_writable_boot(|| {
-        fs::remove_file(request).map_err(Error::file("remove", request))?;
-        nix::unistd::sync();
-        Ok(())
-    })
+/// Makes the partition anew when the owner has asked for it and the boot partition takes notes of it.
+fn reset_if_asked(device: &Path, machine: &mut Machine) -> Result<(), Error> {
+    let found = Found::on(Path::new(BOOT));
+    if found.is_wanted() {
+        if let Err(error) = reset::on_boot(|boot| found.begin(boot)) {
+            let text = format!("no factory reset, which could not be noted as begun: {error}");
+            machine.complain(&text);
+            // The node can do without this notice.
+            let _ = notices::warn("reset", "FactoryResetRefused", &[text]);
+            return Ok(());
+        }
+        machine.say("factory reset: the data partition is made anew");
+        remake(device, machine)?;
+    }
+    if found.is_wanted() || found.is_left_over() {
+        // The note itself says whether it is done, and a start without it is none the worse.
+        if let Err(error) = reset::on_boot(reset::finish) {
+            machine.complain(&format!("the note of the factory reset stays: {error}"));
+        }
+    }
+    Ok(())
 }
 
 /// Puts the image's empty file system onto the partition.

@@ -31,6 +31,7 @@ mod preload;
 mod probation;
 mod service;
 mod settings;
+mod reset;
 mod slots;
 mod sntp;
 mod spool;

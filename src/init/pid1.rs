@@ -22,7 +22,7 @@ use crate::service::{Description, Service};
 use crate::slots::{DATASTORE_LIMIT, Slots};
 use crate::status::{self, Status};
 use crate::supervisor::State;
-use crate::{Config, clock, data, host_port, mounts, network, ssh, time, wifi};
+use crate::{Config, clock, host_port, mounts, network, reset, ssh, time, wifi};
 
 const SIGNALS: [Signal; 6] = [
     Signal::SIGCHLD,
@@ -414,7 +414,7 @@ impl Pid1 {
     fn end(&mut self, ending: Ending) {
         self.say(&format!("{ending:?} asked for"));
         if ending == Ending::Restart && Path::new(crate::FACTORY_RESET_FILE).exists() {
-            let noted = data::request_reset();
+            let noted = reset::request();
             self.say(&noted.map_or_else(
                 |error| format!("no factory reset: {error}"),
                 |()| "a factory reset follows".to_owned(),

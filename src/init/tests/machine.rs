@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::boot_disk::{Candidate, choose};
 use crate::clock;
 use crate::cmdline::CommandLine;
-use crate::data::{Verdict, reset_request, verdict};
+use crate::data::{Verdict, verdict};
 use crate::host_port::{Answer, answer};
 use crate::mounts::teardown_order;
 use crate::power::{EVENT_LEN, Ending, has_power_key};
@@ -194,21 +194,5 @@ fn a_checkers_exit_code_says_how_it_went() {
         (None, Verdict::Damaged),
     ] {
         assert_eq!(verdict(code), expected, "{code:?}");
-    }
-}
-
-#[test]
-fn a_file_on_the_boot_partition_asks_for_a_reset() {
-    let dir = std::env::temp_dir().join(format!("copepod-reset-{}", std::process::id()));
-    for (name, asks) in [
-        ("copepod.yaml", false),
-        ("FACTORY-RESET", true),
-        ("factory-reset.txt", true),
-        ("reset", false),
-    ] {
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join(name), "").unwrap();
-        assert_eq!(reset_request(&dir).is_some(), asks, "{name}");
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
