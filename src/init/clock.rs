@@ -2,7 +2,8 @@
 //! the clock can be trusted.
 //!
 //! The floor is the later of the image's build and the time last saved on the data partition. A board without a battery
-//! starts at the floor; a clock that shows more was set by hardware and is taken as it is until a server answers.
+//! starts at the floor; a clock that shows more was set by hardware and is taken as it is until a server answers. What was
+//! saved may have been wrong: servers that go on telling an earlier time are believed, down to the build.
 
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
@@ -14,12 +15,12 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::phases::DATA;
 use crate::service::READY;
-use crate::sntp::{AHEAD_MAX, Asked, PACKET_LEN, Sample, choose, judge, request};
+use crate::sntp::{Asked, Doubt, PACKET_LEN, Sample, choose, judge, nanos, request};
 use crate::time::pause;
 use crate::told::TIME_SERVERS;
+use crate::{Error, notices};
 
 /// Name of the role in our arguments.
 pub(crate) const ROLE: &str = "clock";
@@ -38,6 +39,11 @@ const RETRY_MAX: Duration = Duration::from_secs(1024);
 const AGAIN: Duration = Duration::from_secs(3600);
 /// A smaller offset is left alone.
 const STEP_MIN: Duration = Duration::from_millis(100);
+/// No time is believed that lies further ahead of the image's build than this, in seconds: it would outlive every certificate.
+const AHEAD_MAX: u64 = 20 * 365 * 86_400;
+/// The first second of 2038. The C library's time of a 32-bit machine ends 18 days later, and its programs with it.
+const NARROW_MAX: u64 = 2_145_916_800;
+const WIDE: bool = cfg!(target_pointer_width = "64");
 const CAP_SYS_TIME: u64 = 1 << 25;
 
 /// Where the time is from.
@@ -51,13 +57,36 @@ pub(crate) enum Source {
     Server,
 }
 
+impl Source {
+    /// Status, reason and message of the Node's condition.
+    pub(crate) fn condition(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Source::Floor => (
+                "False",
+                "NoTimeServer",
+                "no time server has answered; the clock goes on from the last time known",
+            ),
+            Source::Hardware => (
+                "Unknown",
+                "HardwareClock",
+                "no time server has answered; the time is that of a clock of the board",
+            ),
+            Source::Server => ("True", "TimeServer", "a time server has answered"),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
     trusted: bool,
     source: Source,
 }
 
+/// Says where the time is from, to programs of this board and, as a condition of the Node, to everybody.
 pub(crate) fn write_note(source: Source) -> Result<(), Error> {
+    let (status, reason, message) = source.condition();
+    // The node can do without this notice.
+    let _ = notices::condition("clock", "ClockSynchronized", status, reason, message);
     let note = Note { trusted: source != Source::Floor, source };
     let text = serde_json::to_string(&note).unwrap_or_default() + "\n";
     let path = Path::new(NOTE);
@@ -69,23 +98,45 @@ pub(crate) fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// The later of the build (seconds since 1970) and what was saved, unless that is out of all proportion.
-pub(crate) fn floor(build: u64, saved: Option<&str>) -> Duration {
-    let saved = saved.and_then(|text| text.trim().parse().ok()).unwrap_or_default();
-    let build = Duration::from_secs(build);
-    let saved = Duration::from_secs(saved);
-    if saved > build + AHEAD_MAX { build } else { build.max(saved) }
+/// Which times can be true, in seconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bounds {
+    /// When the image was built: nothing undercuts it.
+    pub(crate) build: u64,
+    /// The later of that and the last time known, which may have been wrong: servers may undercut it together.
+    pub(crate) floor: u64,
+    pub(crate) latest: u64,
 }
 
-/// Starts the clock at the floor when it is behind it. Returns the floor and where the time is from.
-pub(crate) fn start(build: u64) -> Result<(Duration, Source), Error> {
-    let floor = floor(build, fs::read_to_string(saved_path()).ok().as_deref());
-    let source = if now() >= floor { Source::Hardware } else { Source::Floor };
+impl Bounds {
+    /// Of the image's build and the time saved; `wide` says whether this machine's programs count beyond January 2038.
+    pub(crate) fn new(build: u64, saved: Option<&str>, wide: bool) -> Bounds {
+        let latest = build.saturating_add(AHEAD_MAX);
+        let latest = if wide { latest } else { latest.min(NARROW_MAX) };
+        let saved = saved.and_then(|text| text.trim().parse().ok()).unwrap_or_default();
+        // A time out of all proportion was never a time.
+        let floor = if saved > latest { build } else { build.max(saved) };
+        Bounds { build, floor, latest }
+    }
+
+    /// Where a clock that shows this time has it from.
+    pub(crate) fn source(&self, now: u64) -> Source {
+        if (self.floor..=self.latest).contains(&now) { Source::Hardware } else { Source::Floor }
+    }
+}
+
+/// Starts the clock at the floor when it shows what cannot be true. Returns the bounds and where the time is from.
+pub(crate) fn start(build: u64) -> Result<(Bounds, Source), Error> {
+    let saved = fs::read_to_string(saved_path()).ok();
+    let bounds = Bounds::new(build, saved.as_deref(), WIDE);
+    // Not the standard library's clock: it ends the process when the time is beyond what it can say.
+    let now = sys::machine::wall_clock().map_err(Error::call("read the clock"))?;
+    let source = bounds.source(now.as_secs());
     if source == Source::Floor {
-        set(floor)?;
+        set(Duration::from_secs(bounds.floor))?;
     }
     write_note(source)?;
-    Ok((floor, source))
+    Ok((bounds, source))
 }
 
 fn saved_path() -> PathBuf {
@@ -108,8 +159,7 @@ fn set(time: Duration) -> Result<(), Error> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) servers: Vec<String>,
-    /// Seconds since 1970.
-    pub(crate) floor: u64,
+    pub(crate) bounds: Bounds,
 }
 
 /// Asks time servers for ever, with the right to set the clock and no other.
@@ -127,14 +177,19 @@ pub(crate) fn main(plan: Option<String>) -> i32 {
         eprintln!("giving up rights: {error}");
         return 1;
     }
-    let floor = Duration::from_secs(plan.floor);
+    let Plan { servers, mut bounds } = plan;
+    let mut doubt = Doubt::default();
     let mut retry = RETRY_FIRST;
     let mut known = false;
     loop {
-        match ask(&plan.servers, floor).and_then(|(sample, servers)| apply(sample, servers, known))
-        {
+        let round = ask(&servers, &bounds)
+            .and_then(|samples| settle(&samples, &mut doubt, &bounds))
+            .and_then(|(sample, servers)| apply(sample, servers, known));
+        match round {
             Ok(()) => {
                 known = true;
+                // What was just believed may lie before it.
+                bounds.floor = bounds.floor.min(now().as_secs());
                 retry = RETRY_FIRST;
                 wait(AGAIN);
             }
@@ -161,10 +216,9 @@ fn apply(sample: Sample, answers: usize, known: bool) -> Result<(), Error> {
     let offset = sample.offset;
     let step = offset.unsigned_abs() >= STEP_MIN.as_nanos();
     if step {
-        let now = i128::try_from(now().as_nanos()).unwrap_or(i128::MAX);
-        let nanos = u64::try_from(now + offset)
+        let told = u64::try_from(nanos(now()) + offset)
             .map_err(|_| Error::Clock("the time told is out of range".to_owned()))?;
-        set(Duration::from_nanos(nanos))?;
+        set(Duration::from_nanos(told))?;
     }
     if !known || step {
         let done = if step { "set" } else { "right" };
@@ -178,20 +232,39 @@ fn apply(sample: Sample, answers: usize, known: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Asks all servers once; returns the chosen answer and how many there were.
-fn ask(own: &[String], floor: Duration) -> Result<(Sample, usize), Error> {
+/// Asks all servers once.
+fn ask(own: &[String], bounds: &Bounds) -> Result<Vec<Sample>, Error> {
     let told = fs::read_to_string(TIME_SERVERS).unwrap_or_default();
     let servers = servers(own, &told);
     let mut samples = Vec::new();
     let mut why = String::new();
     for server in &servers {
-        match ask_one(server, floor) {
+        match ask_one(server, bounds) {
             Ok(sample) => samples.push(sample),
             Err(error) => why = format!("{server}: {error}"),
         }
     }
-    let chosen = choose(&samples).map(|sample| (sample, samples.len()));
-    chosen.ok_or_else(|| Error::Clock(format!("no time server helps; {why}")))
+    if samples.is_empty() {
+        return Err(Error::Clock(format!("no time server helps; {why}")));
+    }
+    Ok(samples)
+}
+
+/// The answer to go by, and how many there were.
+fn settle(
+    samples: &[Sample],
+    doubt: &mut Doubt,
+    bounds: &Bounds,
+) -> Result<(Sample, usize), Error> {
+    let early = || {
+        Error::Clock(
+            "the time servers say a time before the last one known; they are believed when they go on saying so"
+                .to_owned(),
+        )
+    };
+    let floor = Duration::from_secs(bounds.floor);
+    let chosen = choose(samples).filter(|chosen| doubt.believes(*chosen, samples, now(), floor));
+    chosen.map(|chosen| (chosen, samples.len())).ok_or_else(early)
 }
 
 /// The owner's servers, else those of DHCP, else the pool's.
@@ -207,10 +280,10 @@ pub(crate) fn servers(own: &[String], told: &str) -> Vec<String> {
     servers
 }
 
-fn ask_one(server: &str, floor: Duration) -> Result<Sample, Error> {
+fn ask_one(server: &str, bounds: &Bounds) -> Result<Sample, Error> {
     let address = host_and_port(server).to_socket_addrs().map_err(Error::call("look up"))?.next();
     let address = address.ok_or_else(|| Error::Clock("the name has no address".to_owned()))?;
-    let exchanged = exchange(address, floor).map_err(Error::call("ask"))?;
+    let exchanged = exchange(address, bounds).map_err(Error::call("ask"))?;
     exchanged.map_err(|refusal| Error::Clock(refusal.to_string()))
 }
 
@@ -226,7 +299,7 @@ pub(crate) fn host_and_port(server: &str) -> (&str, u16) {
 
 fn exchange(
     address: SocketAddr,
-    floor: Duration,
+    bounds: &Bounds,
 ) -> std::io::Result<Result<Sample, crate::sntp::Refusal>> {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any)?;
@@ -238,7 +311,13 @@ fn exchange(
     socket.send(&request(nonce))?;
     let mut buffer = [0; 2 * PACKET_LEN];
     let read = socket.recv(&mut buffer)?;
-    let asked = Asked { nonce, sent, received: sent + began.elapsed(), floor };
+    let asked = Asked {
+        nonce,
+        sent,
+        received: sent + began.elapsed(),
+        earliest: Duration::from_secs(bounds.build),
+        latest: Duration::from_secs(bounds.latest),
+    };
     Ok(judge(buffer.get(..read).unwrap_or_default(), asked))
 }
 
@@ -284,14 +363,14 @@ mod tests {
     #[test]
     fn a_server_is_asked_over_a_socket() {
         let ahead = now().as_secs() + 1000;
-        let floor = now();
+        let bounds = Bounds::new(now().as_secs(), None, true);
         let (address, answering) = server(ahead, true);
-        let sample = exchange(address, floor).unwrap().unwrap();
+        let sample = exchange(address, &bounds).unwrap().unwrap();
         answering.join().unwrap();
         let seconds = sample.offset as f64 / 1e9;
         assert!((990.0..=1000.0).contains(&seconds), "{seconds}");
         let (address, answering) = server(ahead, false);
-        assert_eq!(exchange(address, floor).unwrap(), Err(crate::sntp::Refusal::Foreign));
+        assert_eq!(exchange(address, &bounds).unwrap(), Err(crate::sntp::Refusal::Foreign));
         answering.join().unwrap();
     }
 }

@@ -15,6 +15,18 @@ pub(crate) fn warn(author: &str, reason: &str, lines: &[String]) -> Result<(), E
     write(author, &text(reason, lines))
 }
 
+/// Replaces the notice `author` by one condition of the Node.
+pub(crate) fn condition(
+    author: &str,
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+) -> Result<(), Error> {
+    let condition = json!({"type": kind, "status": status, "reason": reason, "message": message});
+    write(author, &json!({"conditions": [condition], "events": []}).to_string())
+}
+
 /// Adds a condition, and an event of the same reason, to the notice `author`.
 pub(crate) fn add(
     author: &str,

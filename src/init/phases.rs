@@ -48,8 +48,7 @@ pub(crate) struct Machine {
     pub(crate) console: Console,
     pub(crate) command_line: Option<CommandLine>,
     pub(crate) settings: Settings,
-    /// No true time is earlier.
-    pub(crate) clock_floor: Duration,
+    pub(crate) clock_bounds: clock::Bounds,
     pub(crate) clock_trusted: bool,
     pub(crate) devices: Devices,
     /// What failed last, for people.
@@ -141,7 +140,7 @@ pub(crate) fn run() -> Machine {
         console: Console::open(),
         command_line: CommandLine::read().ok(),
         settings: Settings::none(),
-        clock_floor: Duration::ZERO,
+        clock_bounds: clock::Bounds::default(),
         clock_trusted: false,
         devices: Devices::default(),
         last_error: None,
@@ -230,8 +229,8 @@ fn settings(machine: &mut Machine) -> Result<(), Error> {
 }
 
 fn clock(machine: &mut Machine) -> Result<(), Error> {
-    let (floor, source) = clock::start(machine.settings.build_epoch)?;
-    machine.clock_floor = floor;
+    let (bounds, source) = clock::start(machine.settings.build_epoch)?;
+    machine.clock_bounds = bounds;
     machine.clock_trusted = source != clock::Source::Floor;
     if !machine.clock_trusted {
         machine.say("this board does not know the time; it starts from the last time known");

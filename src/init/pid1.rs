@@ -140,7 +140,7 @@ fn services(config: &Config, machine: &mut Machine) -> Vec<Service> {
     };
     let plan = network::Plan { links: settings.links.clone(), dns: settings.dns.clone() };
     let plan = serde_json::to_string(&plan).ok();
-    let clock = clock::Plan { servers: settings.ntp.clone(), floor: machine.clock_floor.as_secs() };
+    let clock = clock::Plan { servers: settings.ntp.clone(), bounds: machine.clock_bounds };
     let clock = serde_json::to_string(&clock).ok();
     let mut rows = vec![
         (describe("clock", role(clock::ROLE, clock), 0, CHILD_GRACE), now + NETWORK_WAIT),

@@ -15,8 +15,10 @@ const LEAP_UNKNOWN: u8 = 3;
 const STRATUM_MAX: u8 = 15;
 /// Root delay and dispersion beyond this make a server useless (RFC 5905, MAXDISP).
 const ROOT_MAX: Duration = Duration::from_secs(16);
-/// No answer is believed that lies further ahead of the floor than this: it would outlive every certificate.
-pub(crate) const AHEAD_MAX: Duration = Duration::from_secs(20 * 365 * 86_400);
+/// Answers are the same when they say the same within this, in nanoseconds.
+const SAME: u128 = 10_000_000_000;
+/// So many answers make a time before the last one known believable: two rounds of four servers, eight of one.
+pub(crate) const VOUCHES_MIN: usize = 8;
 
 /// A request; the answer must repeat `nonce`, so that nobody who has not seen the request can answer it.
 pub(crate) fn request(nonce: u64) -> [u8; PACKET_LEN] {
@@ -47,8 +49,8 @@ pub(crate) enum Refusal {
     Unwelcome,
     #[error("the server does not know the time itself")]
     Unsynchronized,
-    #[error("the server's time is before this image was built or the last time seen")]
-    BeforeFloor,
+    #[error("the server's time is before this image was built")]
+    TooEarly,
     #[error("the server's time is too far ahead")]
     TooFarAhead,
 }
@@ -59,8 +61,9 @@ pub(crate) struct Asked {
     pub(crate) nonce: u64,
     pub(crate) sent: Duration,
     pub(crate) received: Duration,
-    /// No true time is earlier.
-    pub(crate) floor: Duration,
+    /// No true time is earlier, none later.
+    pub(crate) earliest: Duration,
+    pub(crate) latest: Duration,
 }
 
 /// Checks an answer by RFC 4330, section 5.
@@ -80,11 +83,11 @@ pub(crate) fn judge(packet: &[u8], asked: Asked) -> Result<Sample, Refusal> {
     if !knows || delay.max(dispersion) >= ROOT_MAX {
         return Err(Refusal::Unsynchronized);
     }
-    let (arrived, left) = (time(arrived, asked.floor), time(left, asked.floor));
-    if left < nanos(asked.floor) {
-        return Err(Refusal::BeforeFloor);
+    let (arrived, left) = (time(arrived, asked.earliest), time(left, asked.earliest));
+    if left < nanos(asked.earliest) {
+        return Err(Refusal::TooEarly);
     }
-    if left > nanos(asked.floor + AHEAD_MAX) {
+    if left > nanos(asked.latest) {
         return Err(Refusal::TooFarAhead);
     }
     let (sent, received) = (nanos(asked.sent), nanos(asked.received));
@@ -106,14 +109,48 @@ pub(crate) fn choose(samples: &[Sample]) -> Option<Sample> {
     samples.get(samples.len() / 2).copied()
 }
 
-fn nanos(time: Duration) -> i128 {
+/// How often a time before the last one known has been told.
+///
+/// Such a time is a lie, or what was taken for the last time known was one. One answer shows neither, many do: a wrong
+/// time that was once believed must not keep the true one away for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Doubt {
+    vouches: usize,
+    offset: i128,
+}
+
+impl Doubt {
+    /// Whether the answer chosen among those of one round is to be believed; `now` is our time, `floor` the last one known.
+    pub(crate) fn believes(
+        &mut self,
+        chosen: Sample,
+        samples: &[Sample],
+        now: Duration,
+        floor: Duration,
+    ) -> bool {
+        if nanos(now) + chosen.offset >= nanos(floor) {
+            *self = Doubt::default();
+            return true;
+        }
+        let same = |offset: i128| offset.abs_diff(chosen.offset) <= SAME;
+        let agreeing = samples.iter().filter(|sample| same(sample.offset)).count();
+        if !same(self.offset) || 2 * agreeing <= samples.len() {
+            self.vouches = 0;
+        }
+        self.offset = chosen.offset;
+        self.vouches += agreeing;
+        self.vouches >= VOUCHES_MIN
+    }
+}
+
+pub(crate) fn nanos(time: Duration) -> i128 {
     i128::try_from(time.as_nanos()).unwrap_or(i128::MAX)
 }
 
-/// A time stamp as nanoseconds since 1970, in the era that puts it at or after the day before `floor`.
-fn time(stamp: u64, floor: Duration) -> i128 {
+/// A time stamp as nanoseconds since 1970, in the era that puts it at or after the day before `earliest`.
+fn time(stamp: u64, earliest: Duration) -> i128 {
     let (seconds, fraction) = (stamp >> 32, stamp & (ERA - 1));
-    let earliest = (floor.as_secs() + EPOCH).saturating_sub(86_400);
+    let earliest = (earliest.as_secs() + EPOCH).saturating_sub(86_400);
     let era = earliest.saturating_sub(seconds).div_ceil(ERA);
     let seconds = i128::from(seconds + era * ERA) - i128::from(EPOCH);
     seconds * 1_000_000_000 + ((i128::from(fraction) * 1_000_000_000) >> 32)
@@ -151,8 +188,13 @@ mod tests {
 
     fn judged(packet: &[u8]) -> Result<Sample, Refusal> {
         let second = Duration::from_secs;
-        let asked =
-            Asked { nonce: NONCE, sent: second(100), received: second(102), floor: second(FLOOR) };
+        let asked = Asked {
+            nonce: NONCE,
+            sent: second(100),
+            received: second(102),
+            earliest: second(FLOOR),
+            latest: second(FLOOR + 20 * 365 * 86_400),
+        };
         judge(packet, asked)
     }
 
@@ -177,7 +219,7 @@ mod tests {
             ("stratum 16", answer(FLOOR, &[(1, 16)]), Refusal::Unsynchronized),
             ("root delay", answer(FLOOR, &[(5, 16)]), Refusal::Unsynchronized),
             ("root dispersion", answer(FLOOR, &[(9, 16)]), Refusal::Unsynchronized),
-            ("long ago", answer(FLOOR - 1, &[]), Refusal::BeforeFloor),
+            ("long ago", answer(FLOOR - 1, &[]), Refusal::TooEarly),
             ("in 30 years", answer(FLOOR + 30 * 365 * 86_400, &[]), Refusal::TooFarAhead),
         ];
         for (name, packet, refusal) in cases {
@@ -192,6 +234,39 @@ mod tests {
     fn a_request_carries_its_number() {
         let packet = request(NONCE);
         assert_eq!((packet[0], &packet[40..]), (0x23, NONCE.to_be_bytes().as_slice()));
+    }
+
+    #[test]
+    fn a_time_before_the_last_one_known_must_be_told_often() {
+        const NOW: u64 = 2_000_000_000;
+        let second = |seconds: i128| seconds * 1_000_000_000;
+        // How many rounds of which answers (offsets in seconds), and whether the last one is believed; our clock is at the
+        // floor.
+        type Rounds = &'static [(usize, &'static [i128])];
+        let rows: &[(&str, Rounds, bool)] = &[
+            ("later", &[(1, &[5])], true),
+            ("once", &[(1, &[-90_000])], false),
+            ("one server, seven times", &[(7, &[-90_000])], false),
+            ("one server, eight times", &[(8, &[-90_000])], true),
+            ("four servers, twice", &[(2, &[-90_000, -90_001, -90_002, -89_999])], true),
+            ("four that differ", &[(9, &[-90_000, -80_000, -70_000, -60_000])], false),
+            ("half of them", &[(9, &[-90_000, -90_000, -7, -7_000])], false),
+            ("most of them", &[(4, &[-90_000, -90_000, 7])], true),
+            ("another one in between", &[(7, &[-90_000]), (1, &[-50_000]), (1, &[-90_000])], false),
+            ("a later one in between", &[(7, &[-90_000]), (1, &[1]), (1, &[-90_000])], false),
+        ];
+        for (name, rounds, expected) in rows {
+            let mut doubt = Doubt::default();
+            let mut believed = false;
+            for offsets in rounds.iter().flat_map(|(times, offsets)| vec![*offsets; *times]) {
+                let sample =
+                    |offset: &i128| Sample { offset: second(*offset), delay: Duration::ZERO };
+                let samples: Vec<Sample> = offsets.iter().map(sample).collect();
+                let now = Duration::from_secs(NOW);
+                believed = doubt.believes(choose(&samples).unwrap(), &samples, now, now);
+            }
+            assert_eq!(believed, *expected, "{name}");
+        }
     }
 
     #[test]

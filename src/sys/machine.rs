@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
 
@@ -69,6 +70,23 @@ impl Watchdog {
     pub fn disarm(mut self) -> io::Result<()> {
         self.device.write_all(b"V")
     }
+}
+
+/// The time since 1970 as the kernel has it. On 32-bit machines the C library's, and with it the standard library's, ends in
+/// January 2038, and asking them for a later one is fatal; this call is not.
+pub fn wall_clock() -> io::Result<Duration> {
+    // `clock_gettime64`, the same number on every architecture that needs it.
+    #[cfg(target_pointer_width = "32")]
+    const NUMBER: libc::c_long = 403;
+    #[cfg(target_pointer_width = "64")]
+    const NUMBER: libc::c_long = libc::SYS_clock_gettime;
+    let mut time = [0_i64; 2];
+    // SAFETY: the call writes one `struct __kernel_timespec`, which is two 64-bit numbers, into our array.
+    if unsafe { libc::syscall(NUMBER, libc::CLOCK_REALTIME, time.as_mut_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [seconds, nanos] = time;
+    Ok(Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0)))
 }
 
 /// Bytes of a block device or file.

@@ -169,8 +169,31 @@ fn the_floor_is_the_later_of_build_and_saved_time() {
         (9, Some(&*(30 * year).to_string()), 9),
         (9, Some(&*(19 * year).to_string()), 19 * year),
     ] {
-        assert_eq!(clock::floor(build, saved).as_secs(), expected, "{build} {saved:?}");
+        let bounds = clock::Bounds::new(build, saved, true);
+        assert_eq!((bounds.build, bounds.floor), (build, expected), "{build} {saved:?}");
+        assert_eq!(bounds.latest, build + 20 * year);
     }
+}
+
+#[test]
+fn a_clock_that_shows_what_cannot_be_true_starts_at_the_floor() {
+    use clock::Source::{Floor, Hardware};
+    const BUILD: u64 = 1_790_000_000;
+    const END: u64 = 2_147_483_647;
+    for (wide, now, expected) in [
+        (true, 0, Floor),
+        (true, BUILD - 1, Floor),
+        (true, BUILD, Hardware),
+        (true, END + 1, Hardware),
+        (true, 9_999_999_999, Floor),
+        (false, BUILD, Hardware),
+        (false, END, Floor),
+        (false, END + 1, Floor),
+    ] {
+        let bounds = clock::Bounds::new(BUILD, None, wide);
+        assert_eq!(bounds.source(now), expected, "{now}, 64 bits: {wide}");
+    }
+    assert!(clock::Bounds::new(BUILD, Some(&END.to_string()), false).floor == BUILD);
 }
 
 #[test]
