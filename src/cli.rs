@@ -1,5 +1,6 @@
 //! The command line: one table of flags per command, with K3s' names wherever K3s has the flag.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -27,6 +28,13 @@ pub(crate) enum Command {
     Token(Token),
     /// Update a board to the version of a bundle
     Upgrade(Upgrade),
+    /// Say whether a node would start with these flags (asked by PID 1 of the appliance)
+    #[command(hide = true)]
+    Check {
+        /// The command with its flags, as after the program's name
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run the container runtime process (started by the server or agent)
     #[command(hide = true)]
     Runtime(Runtime),

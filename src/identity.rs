@@ -18,10 +18,15 @@ pub(crate) fn node_name(flags: &cli::Node, folder: &Path) -> Result<String> {
     };
     let name = cluster::node_name(folder, &base, flags.with_node_id)
         .context("making up the node's number")?;
-    if let Some(why) = api::names::dns1123_subdomain(&name).first() {
-        bail!("--node-name: {name:?} cannot name a node: {why}");
-    }
+    check_node_name(&name)?;
     Ok(name)
+}
+
+pub(crate) fn check_node_name(name: &str) -> Result<()> {
+    match api::names::dns1123_subdomain(name).first() {
+        Some(why) => bail!("--node-name: {name:?} cannot name a node: {why}"),
+        None => Ok(()),
+    }
 }
 
 fn host_name() -> Result<String> {

@@ -2,6 +2,7 @@
 //! server, or the agent. Only this package knows all crates; it connects them and decides nothing else.
 
 mod agent_command;
+mod check;
 mod cli;
 mod config;
 mod factory_reset;
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
     if called.to_string_lossy().ends_with("init") {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        init::main(init::Config { version, binary: "/usr/bin/copepod".into() })
+        init::main(init::Config { version, binary: init::NODE_PROGRAM.into() })
     }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,6 +68,7 @@ fn run() -> anyhow::Result<()> {
             install_crypto();
             upgrade_command::run(flags)
         }
+        Command::Check { arguments } => check::run(arguments),
         // Before any thread exists: containers are cloned from this process.
         Command::Runtime(flags) => {
             log::start(false);

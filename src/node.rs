@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::cli::{self, VERSION};
 use crate::parts::Parts;
 use crate::pod_network::Bridge;
-use crate::upgrades;
+use crate::{identity, upgrades};
 
 const MAX_PODS: u32 = 110;
 const KUBELET_PORT: u16 = 10250;
@@ -259,6 +259,18 @@ fn updates(settings: &Settings, client: &Client) -> Result<upgrades::Settings> {
     })
 }
 
+/// Whether a node would start with these; nothing is done.
+pub(crate) fn check(flags: &cli::Node) -> Result<()> {
+    if let Some(name) = &flags.node_name {
+        identity::check_node_name(name)?;
+    }
+    labels(&flags.node_label)?;
+    for text in &flags.node_taint {
+        taint(text)?;
+    }
+    pull_options(&flags.private_registry).map(drop)
+}
+
 fn pull_options(registries: &Path) -> Result<PullOptions> {
     if !registries.exists() {
         return Ok(PullOptions::default());
@@ -271,15 +283,17 @@ fn pull_options(registries: &Path) -> Result<PullOptions> {
 }
 
 fn registration(settings: &Settings) -> Result<Registration> {
-    let mut labels = BTreeMap::new();
-    for text in &settings.flags.node_label {
-        let Some((key, value)) = text.split_once('=') else {
-            bail!("--node-label: expected key=value, not {text:?}");
-        };
-        labels.insert(key.to_owned(), value.to_owned());
-    }
+    let labels = labels(&settings.flags.node_label)?;
     let taints = settings.flags.node_taint.iter().map(|text| taint(text)).collect::<Result<_>>()?;
     Ok(Registration { labels, taints, server: settings.server, ..Default::default() })
+}
+
+fn labels(texts: &[String]) -> Result<BTreeMap<String, String>> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => bail!("--node-label: expected key=value, not {text:?}"),
+    };
+    texts.iter().map(pair).collect()
 }
 
 fn taint(text: &str) -> Result<Taint> {

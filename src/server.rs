@@ -120,7 +120,10 @@ async fn serve(settings: Settings) -> Result<()> {
     let serving = api.clone();
     parts.add("API server", serving.serve(listener, tls, stopped.clone()));
     parts.add("supervisor", cluster::upkeep(own, stopped.clone()));
-    start_controllers(&api, controllers_config(&settings, &pki)?, &mut parts, &stopped);
+    let root_ca = pki.server_authority.certificate_pem().to_owned();
+    let mut controllers = controllers_config(&settings.flags, root_ca)?;
+    controllers.cluster_dns = Some(settings.network.dns);
+    start_controllers(&api, controllers, &mut parts, &stopped);
     parts.add("manifests", manifests::run(manifests_config(&settings, &api), stopped.clone()));
     info!(address = %listen, elapsed = ?begin.elapsed(), "API server is ready");
 
@@ -249,12 +252,14 @@ fn api_config(
     }
 }
 
-fn controllers_config(settings: &Settings, pki: &pki::ServerPki) -> Result<controllers::Config> {
-    let root_ca = pki.server_authority.certificate_pem().to_owned();
-    let range = settings.flags.cluster_cidr.parse()?;
+/// What the flags say of the controllers.
+pub(crate) fn controllers_config(
+    flags: &cli::Server,
+    root_ca: String,
+) -> Result<controllers::Config> {
+    let range = flags.cluster_cidr.parse()?;
     let mut config = controllers::Config::new(range, NODE_MASK, root_ca);
-    config.cluster_dns = Some(settings.network.dns);
-    for argument in &settings.flags.kube_controller_manager_arg {
+    for argument in &flags.kube_controller_manager_arg {
         config.set(argument).context("--kube-controller-manager-arg")?;
     }
     Ok(config)

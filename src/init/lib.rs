@@ -20,18 +20,20 @@ mod devices;
 mod dhcp;
 mod error;
 mod host_port;
+mod kubeconfig;
 mod link;
 mod mounts;
 mod network;
+mod node_check;
 mod notices;
 mod phases;
 mod pid1;
 mod power;
 mod preload;
 mod probation;
+mod reset;
 mod service;
 mod settings;
-mod reset;
 mod slots;
 mod sntp;
 mod spool;
@@ -42,10 +44,10 @@ mod supervisor;
 mod time;
 mod told;
 mod trial;
+mod watchdog;
 mod wifi;
 
 #[cfg(test)]
-mod watchdog;
 mod tests;
 
 pub use error::Error;
@@ -55,6 +57,9 @@ pub const MACHINE_ENDS_FILE: &str = "/run/copepod/machine-ends";
 
 /// Put there before a restart is asked for, it makes that restart a factory reset.
 pub const FACTORY_RESET_FILE: &str = "/run/copepod/factory-reset";
+
+/// The binary in the image: the node, and all children of PID 1.
+pub const NODE_PROGRAM: &str = "/usr/bin/copepod";
 
 /// What the binary tells PID 1 about itself.
 #[derive(Clone, Debug)]

@@ -13,10 +13,10 @@ use crate::cmdline::CommandLine;
 use crate::console::Console;
 use crate::devices::{Devices, MODULES};
 use crate::mounts::{self, EARLY, LATE};
-use crate::settings::{REGISTRIES_FILE, Secret, Settings, TOKEN_FILE};
+use crate::settings::{Last, Settings};
 use crate::time::pause;
 use crate::watchdog::{self, Feed};
-use crate::{clock, data, notices, preload, ssh, wifi};
+use crate::{clock, data, node_check, notices, preload, ssh, wifi};
 
 /// Where the boot partition is mounted, read-only but for moments.
 pub(crate) const BOOT: &str = "/boot";
@@ -208,24 +208,20 @@ fn boot_partition(machine: &mut Machine) -> Result<(), Error> {
         machine.complain(&text);
         notices::warn("boot-disk", "SecondBootDisk", &[text])?;
     }
-    mounts::partition(&device, BOOT, "vfat", mounts::BOOT_FLAGS, None)
+    // The owner's token and kubeconfig lie there, and the file system knows no owners.
+    mounts::partition(&device, BOOT, "vfat", mounts::BOOT_FLAGS, Some("umask=0077"))
 }
 
 /// Also puts what the node must not be told by its arguments where it finds it.
 fn settings(machine: &mut Machine) -> Result<(), Error> {
-    let (settings, problems) = Settings::read();
+    let (settings, problems) = Settings::read(&mut node_check::judge);
     machine.settings = settings;
     for problem in &problems {
         machine.complain(problem);
     }
     notices::warn("settings", "InvalidSetting", &problems)?;
-    let Settings { token, registries, .. } = &machine.settings;
-    for (path, content) in [(TOKEN_FILE, token), (REGISTRIES_FILE, registries)] {
-        let Some(Secret(text)) = content else { continue };
-        let path = Path::new(path);
-        sys::replace_file(path, text.as_bytes(), 0o600).map_err(Error::file("write", path))?;
-    }
-    Ok(())
+    node_check::write_secrets(&machine.settings)?;
+    Last::keep(&machine.settings)
 }
 
 fn clock(machine: &mut Machine) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::service::{Description, Service};
 use crate::slots::{DATASTORE_LIMIT, Slots};
 use crate::status::{self, Status};
 use crate::supervisor::State;
-use crate::{Config, clock, host_port, mounts, network, reset, ssh, time, wifi};
+use crate::{Config, clock, host_port, kubeconfig, mounts, network, reset, ssh, time, wifi};
 
 const SIGNALS: [Signal; 6] = [
     Signal::SIGCHLD,
@@ -43,6 +43,9 @@ const CLOCK_WAIT: Duration = Duration::from_secs(15);
 const SHOW_STEP: Duration = Duration::from_secs(5);
 /// How often the time is saved: a file of some bytes.
 const SAVE_STEP: Duration = Duration::from_secs(3600);
+/// How often the kubeconfig for the owner is looked at, and how long after a failure.
+const KUBECONFIG_STEP: Duration = Duration::from_secs(10);
+const KUBECONFIG_RETRY: Duration = Duration::from_secs(600);
 const HEALTH_STEP: Duration = Duration::from_secs(2);
 const HEALTH_CONNECT: Duration = Duration::from_millis(500);
 /// The node must have been up this long before its slot counts as good.
@@ -51,11 +54,11 @@ const STEADY_AGENT: Duration = Duration::from_secs(60);
 /// The node stops its pods in turns of 30, 10, 10 and 10 seconds, each with a little more for killing.
 const NODE_GRACE: Duration = Duration::from_secs(80);
 const CHILD_GRACE: Duration = Duration::from_secs(2);
+/// A slow card takes as long for some hundred megabytes that wait in memory.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(600);
 /// What the node leaves behind (containers) gets this long after TERM and after KILL.
 const REST_TERM: Duration = Duration::from_secs(5);
 const REST_KILL: Duration = Duration::from_secs(5);
-/// A slow card takes as long for some hundred megabytes that wait in memory.
-const UNMOUNT_LIMIT: Duration = Duration::from_secs(600);
 
 struct Pid1 {
     machine: Machine,
@@ -67,6 +70,7 @@ struct Pid1 {
     health_at: Instant,
     /// When the network first had an address.
     online: Option<Instant>,
+    kubeconfig_at: Instant,
     save_at: Instant,
     version: String,
     shown: Status,
@@ -93,6 +97,7 @@ pub(crate) fn run(config: Config) -> ! {
         health_at,
         online: None,
         save_at: Instant::now() + SAVE_STEP,
+        kubeconfig_at: Instant::now() + KUBECONFIG_STEP,
         version: config.version,
         shown: Status::default(),
         show_at: Instant::now(),
@@ -103,6 +108,7 @@ pub(crate) fn run(config: Config) -> ! {
         pid1.turn(pid1.until_next(now));
         pid1.check_health(Instant::now());
         pid1.save_clock(Instant::now());
+        pid1.publish_kubeconfig(Instant::now());
         pid1.show(Instant::now());
         if let Some(ending) = pid1.ending {
             // Returns only when the kernel refuses; then it is asked again.
@@ -151,7 +157,7 @@ fn services(config: &Config, machine: &mut Machine) -> Vec<Service> {
         rows.push((wifi::supplicant(), now));
     }
     if settings.host_port {
-        let path = settings.kubeconfig.to_string_lossy().into_owned();
+        let path = kubeconfig::OF_NODE.to_owned();
         rows.push((describe("host-port", role(host_port::ROLE, Some(path)), 0, CHILD_GRACE), now));
     }
     if settings.shell {
@@ -233,6 +239,28 @@ impl Pid1 {
         self.save_at = now + SAVE_STEP;
         if let Err(error) = clock::save() {
             self.say(&format!("the time is not saved: {error}"));
+        }
+    }
+
+    /// Keeps the owner's copy of the kubeconfig what the node's is, if he wants one.
+    fn publish_kubeconfig(&mut self, now: Instant) {
+        if now < self.kubeconfig_at || !self.machine.settings.kubeconfig_for_owner {
+            return;
+        }
+        self.kubeconfig_at = now + KUBECONFIG_STEP;
+        let addresses: Vec<IpAddr> =
+            status::addresses().iter().filter_map(|address| address.parse().ok()).collect();
+        // The server's certificate has the node's address, which is the IPv4 one if there is one.
+        let address = addresses.iter().find(|one| one.is_ipv4()).or(addresses.first()).copied();
+        match address.map(kubeconfig::publish) {
+            Some(Ok(true)) => {
+                self.say(&format!("{} is on the boot partition", kubeconfig::FOR_OWNER));
+            }
+            Some(Err(error)) => {
+                self.kubeconfig_at = now + KUBECONFIG_RETRY;
+                self.machine.complain(&format!("no kubeconfig on the boot partition: {error}"));
+            }
+            Some(Ok(false)) | None => {}
         }
     }
 

@@ -175,7 +175,8 @@ fn next_steps(dev: &Path, has_settings: bool) -> String {
     format!(
         "\n{} holds the image and was compared with it.\n{settings}\n\
          Put it into the board and switch the board on: the console shows its name and address.\n\
-         A server leaves its kubeconfig in /var/lib/copepod/kubeconfig.yaml; docs/flashing.md has the rest.",
+         With `kubeconfig: boot-partition` in copepod.yaml a server then puts its kubeconfig beside that file;\n\
+         docs/flashing.md, \"The kubeconfig\", has the rest.",
         dev.display()
     )
 }

@@ -15,6 +15,13 @@ fn main() {
             binary: PathBuf::from("/usr/bin/copepod"),
         });
     }
+    if first == "check" {
+        let refused = arguments.any(|argument| argument == "--refused");
+        if refused {
+            eprintln!("copepod: --refused: this node does not know it");
+        }
+        std::process::exit(refused.into());
+    }
     let kubeconfig = arguments.skip_while(|argument| argument != "--write-kubeconfig").nth(1);
     if let Some(path) = kubeconfig {
         println!(

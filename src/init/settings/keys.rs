@@ -20,6 +20,9 @@ const SHARED: &[Row<Raw>] = &[
     ("ntp", |raw, field, notes| raw.ntp = field.list(values::time_server, notes)),
     ("registries", |raw, field, notes| raw.registries = registries::read(field, notes).map(Secret)),
     ("ssh-keys", |raw, field, notes| raw.ssh_keys = field.list(values::ssh_key, notes)),
+    ("kubeconfig", |raw, field, notes| {
+        raw.kubeconfig_for_owner = field.parsed(values::kubeconfig, notes).is_some();
+    }),
     ("args", |raw, field, notes| raw.args = field.list(values::any, notes)),
 ];
 
@@ -28,7 +31,6 @@ const IMAGE: &[Row<Raw>] = &[
     ("build-epoch", |raw, field, notes| raw.build_epoch = field.parsed(values::number, notes)),
     ("host-port", |raw, field, notes| raw.host_port = field.parsed(values::switch, notes)),
     ("health-port", |raw, field, notes| raw.health_port = field.parsed(values::number, notes)),
-    ("kubeconfig", |raw, field, notes| raw.kubeconfig = field.text(notes).map(Into::into)),
     ("parts", |raw, field, notes| raw.parts = field.list(values::any, notes)),
 ];
 

@@ -27,6 +27,11 @@ impl Mistake {
         Mistake { at: Some(at), path: path.to_owned(), text: text.to_owned() }
     }
 
+    /// Of a key that may not stand in the file at all.
+    pub(crate) fn of_key(at: Option<Place>, path: &str, text: &str) -> Mistake {
+        Mistake { at, path: path.to_owned(), text: text.to_owned() }
+    }
+
     pub(crate) fn of_file(text: String) -> Mistake {
         Mistake { at: None, path: String::new(), text }
     }
@@ -61,8 +66,9 @@ pub(crate) fn shown(mistakes: &[Mistake], file: &str) -> Vec<String> {
     mistakes.sort_by_key(|mistake| mistake.at);
     let mut lines: Vec<String> =
         mistakes.iter().take(SHOWN_MAX).map(|mistake| mistake.line(file)).collect();
-    if mistakes.len() > SHOWN_MAX {
-        lines.push(format!("{file}: {} more mistakes", mistakes.len() - SHOWN_MAX));
+    if let Some(first) = mistakes.get(SHOWN_MAX) {
+        let text = format!("{} more mistakes begin here", mistakes.len() - SHOWN_MAX);
+        lines.push(Mistake { at: first.at, ..Mistake::of_file(text) }.line(file));
     }
     lines
 }

@@ -5,7 +5,9 @@
 
 mod field;
 mod keys;
+mod last;
 pub(crate) mod mistakes;
+mod proof;
 mod registries;
 mod resolve;
 mod tree;
@@ -13,7 +15,7 @@ mod values;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,8 @@ use crate::phases::BOOT;
 use mistakes::Mistake;
 
 pub(crate) use keys::{parse_image, parse_owner};
+pub(crate) use last::Last;
+pub(crate) use proof::{Judge, proven};
 pub(crate) use resolve::{REGISTRIES_FILE, TOKEN_FILE, resolve};
 
 // Not config.yaml: that name is the node's own, for its flags.
@@ -29,10 +33,20 @@ const IMAGE_FILE: &str = "/etc/copepod/board.yaml";
 pub(crate) const OWNER_FILE: &str = "copepod.yaml";
 const FILE_MAX: u64 = 64 * 1024;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
     Server,
     Agent,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Server => "server",
+            Role::Agent => "agent",
+        }
+    }
 }
 
 /// Text that is neither logged nor shown.
@@ -64,7 +78,7 @@ pub(crate) struct Raw {
     build_epoch: Option<u64>,
     host_port: Option<bool>,
     health_port: Option<u16>,
-    kubeconfig: Option<PathBuf>,
+    kubeconfig_for_owner: bool,
     ssh_keys: Vec<String>,
     wifi: Option<Wifi>,
     /// What the image has that not every image has: `shell`, `ssh`, `wifi`.
@@ -114,6 +128,7 @@ pub(crate) struct WifiNetwork {
 /// What PID 1 acts on; cannot be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
+    pub(crate) role: Role,
     pub(crate) hostname: String,
     /// Arguments of the node, the role first.
     pub(crate) node: Vec<String>,
@@ -136,7 +151,8 @@ pub(crate) struct Settings {
     pub(crate) host_port: bool,
     /// The node is healthy when it accepts connections here; an agent only has to stay up.
     pub(crate) health_port: Option<u16>,
-    pub(crate) kubeconfig: PathBuf,
+    /// Whether the owner wants the kubeconfig on the boot partition.
+    pub(crate) kubeconfig_for_owner: bool,
 }
 
 impl Raw {
@@ -148,16 +164,18 @@ impl Raw {
 impl Settings {
     /// Before any file can be read.
     pub(crate) fn none() -> Settings {
-        resolve(Raw::default(), Raw::default(), &mut Vec::new())
+        resolve(Raw::default(), Raw::default(), &Last::default(), &mut Vec::new())
     }
 
-    /// Reads both files; returns what is wrong as lines to show.
-    pub(crate) fn read() -> (Settings, Vec<String>) {
+    /// Reads both files; returns what is wrong as lines to show. `judge` says whether a node would start.
+    pub(crate) fn read(judge: Judge<'_>) -> (Settings, Vec<String>) {
         let image_path = Path::new(IMAGE_FILE);
         let (image, problems) = load(image_path, parse_image);
         let mut lines = mistakes::shown(&problems, IMAGE_FILE);
         let (owner, mut problems) = load(&Path::new(BOOT).join(OWNER_FILE), parse_owner);
-        let settings = resolve(image, owner, &mut problems);
+        let last = Last::read();
+        let owner = proven(&image, owner, &last, judge, &mut problems);
+        let settings = resolve(image, owner, &last, &mut problems);
         lines.extend(mistakes::shown(&problems, OWNER_FILE));
         (settings, lines)
     }
@@ -166,7 +184,7 @@ impl Settings {
 /// What is wrong with the text of an owner's file on an image with these settings, one line each.
 pub(crate) fn check(text: &str, image: &str) -> Vec<String> {
     let (owner, mut problems) = parse_owner(text);
-    resolve(parse_image(image).0, owner, &mut problems);
+    resolve(parse_image(image).0, owner, &Last::default(), &mut problems);
     mistakes::shown(&problems, OWNER_FILE)
 }
 

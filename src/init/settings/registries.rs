@@ -1,5 +1,8 @@
 //! The key `registries`: the content of K3s' registries.yaml, checked here so that a slip in it cannot stop the node.
+//! Every rule of the node's own reading is here too: a test of the root package compares them.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::field::Field;
@@ -14,43 +17,66 @@ enum Shape {
     Addresses,
     /// Free keys, every value of one shape.
     Members(&'static Shape),
-    /// Fixed keys.
-    Keys(&'static [(&'static str, Shape)]),
+    /// Fixed keys, and what they must be together.
+    Keys(&'static [(&'static str, Shape)], Together),
 }
 
-const SHAPE: Shape = Shape::Keys(&[
-    (
-        "mirrors",
-        Shape::Members(&Shape::Keys(&[
-            ("endpoint", Shape::Addresses),
-            ("endpoints", Shape::Addresses),
-            ("rewrite", Shape::Members(&Shape::Text)),
-        ])),
-    ),
-    (
-        "configs",
-        Shape::Members(&Shape::Keys(&[
-            (
-                "auth",
-                Shape::Keys(&[
-                    ("username", Shape::Text),
-                    ("password", Shape::Text),
-                    ("auth", Shape::Text),
-                    ("identity_token", Shape::Text),
-                ]),
-            ),
-            (
-                "tls",
-                Shape::Keys(&[
-                    ("ca_file", Shape::Text),
-                    ("cert_file", Shape::Text),
-                    ("key_file", Shape::Text),
-                    ("insecure_skip_verify", Shape::Switch),
-                ]),
-            ),
-        ])),
-    ),
-]);
+type Together = fn(&Map<String, Value>) -> Result<(), &'static str>;
+
+/// Addresses of one mirror.
+const ENDPOINTS_MAX: usize = 32;
+
+const SHAPE: Shape =
+    Shape::Keys(&[("mirrors", Shape::Members(&MIRROR)), ("configs", Shape::Members(&CONFIG))], any);
+
+const MIRROR: Shape = Shape::Keys(
+    &[("endpoint", Shape::Addresses), ("endpoints", Shape::Addresses)],
+    |map| match map.len() {
+        0 | 1 => Ok(()),
+        _ => Err("has endpoint and endpoints, which mean the same; it is left out"),
+    },
+);
+
+const CONFIG: Shape = Shape::Keys(&[("auth", AUTH), ("tls", TLS)], any);
+
+const AUTH: Shape = Shape::Keys(
+    &[
+        ("username", Shape::Text),
+        ("password", Shape::Text),
+        ("auth", Shape::Text),
+        ("identity_token", Shape::Text),
+    ],
+    |map| {
+        let encoded = map.get("auth").and_then(Value::as_str).unwrap_or_default();
+        let decoded =
+            STANDARD.decode(encoded.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        if !encoded.is_empty() && !decoded.is_some_and(|text| text.contains(':')) {
+            return Err("has an auth that is not base64 of username:password; it is left out");
+        }
+        both(map, "username", "password").ok_or("has username or password alone; it is left out")
+    },
+);
+
+const TLS: Shape = Shape::Keys(
+    &[
+        ("ca_file", Shape::Text),
+        ("cert_file", Shape::Text),
+        ("key_file", Shape::Text),
+        ("insecure_skip_verify", Shape::Switch),
+    ],
+    |map| {
+        both(map, "cert_file", "key_file").ok_or("has cert_file or key_file alone; it is left out")
+    },
+);
+
+fn any(_: &Map<String, Value>) -> Result<(), &'static str> {
+    Ok(())
+}
+
+/// Something when both are there or neither.
+fn both(map: &Map<String, Value>, one: &str, other: &str) -> Option<()> {
+    (map.contains_key(one) == map.contains_key(other)).then_some(())
+}
 
 /// The file's content as JSON, which is YAML too; None when nothing of it is left.
 pub(crate) fn read(field: &Field<'_>, mistakes: &mut Vec<Mistake>) -> Option<String> {
@@ -65,7 +91,15 @@ fn shaped(shape: &Shape, field: &Field<'_>, mistakes: &mut Vec<Mistake>) -> Opti
         Shape::Text => field.text(mistakes).map(Value::String),
         Shape::Switch => field.parsed(switch, mistakes).map(Value::Bool),
         Shape::Addresses => {
-            Some(field.list(web_address, mistakes).into_iter().map(Value::String).collect())
+            let mut addresses = field.list(web_address, mistakes);
+            if addresses.len() > ENDPOINTS_MAX {
+                addresses.truncate(ENDPOINTS_MAX);
+                field.wrong(
+                    &format!("only the first {ENDPOINTS_MAX} addresses are taken"),
+                    mistakes,
+                );
+            }
+            Some(addresses.into_iter().map(Value::String).collect())
         }
         Shape::Members(inner) => {
             let members = field.members(mistakes);
@@ -74,7 +108,7 @@ fn shaped(shape: &Shape, field: &Field<'_>, mistakes: &mut Vec<Mistake>) -> Opti
             });
             Some(Value::Object(values.collect()))
         }
-        Shape::Keys(rows) => {
+        Shape::Keys(rows, together) => {
             let mut map = Map::new();
             for (key, member) in field.members(mistakes) {
                 match rows.iter().find(|(name, _)| *name == key) {
@@ -91,7 +125,13 @@ fn shaped(shape: &Shape, field: &Field<'_>, mistakes: &mut Vec<Mistake>) -> Opti
                     }
                 }
             }
-            Some(Value::Object(map))
+            match together(&map) {
+                Ok(()) => Some(Value::Object(map)),
+                Err(text) => {
+                    field.wrong(text, mistakes);
+                    None
+                }
+            }
         }
     }
 }

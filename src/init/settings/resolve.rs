@@ -1,25 +1,30 @@
 //! From both files to what PID 1 acts on.
 
-use std::path::Path;
-
+use super::last::given;
 use super::mistakes::Mistake;
-use super::{Addressing, Link, Raw, Role, Settings};
+use super::{Addressing, Last, Link, Raw, Role, Settings};
+use crate::kubeconfig;
 use crate::phases::DATA;
 use crate::wifi;
 
-const HOSTNAME: &str = "copepod";
+/// The name of a board that was given none.
+pub(crate) const HOSTNAME: &str = "copepod";
 const HEALTH_PORT: u16 = 6443;
 /// Where the node finds what its arguments must not show.
 pub(crate) const TOKEN_FILE: &str = "/run/copepod/token";
 pub(crate) const REGISTRIES_FILE: &str = "/run/copepod/registries.yaml";
 
-/// The owner's settings before the image's. Adds what is wrong with the owner's as a whole.
-pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Settings {
+/// The owner's settings before those that held last, before the image's. Adds what is wrong with the owner's as a whole.
+pub(crate) fn resolve(
+    image: Raw,
+    mut owner: Raw,
+    last: &Last,
+    mistakes: &mut Vec<Mistake>,
+) -> Settings {
+    last.fill(&mut owner, &image, mistakes);
     let role = owner.role.or(image.role).unwrap_or(Role::Server);
     let owner = checked(role, &image, owner, mistakes);
     let shell = image.has("shell");
-    let kubeconfig = owner.kubeconfig.clone().or(image.kubeconfig.clone());
-    let kubeconfig = kubeconfig.unwrap_or_else(|| Path::new(DATA).join("kubeconfig.yaml"));
     let mut links = if owner.links.is_empty() { image.links.clone() } else { owner.links.clone() };
     if links.is_empty() {
         let interface = owner.interface.clone().or(image.interface.clone());
@@ -32,8 +37,8 @@ pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Se
     }
     let mut node: Vec<String> = match role {
         Role::Server => {
-            let path = kubeconfig.to_string_lossy();
-            ["server", "--data-dir", DATA, "--write-kubeconfig", &path].map(str::to_owned).into()
+            let path = kubeconfig::OF_NODE;
+            ["server", "--data-dir", DATA, "--write-kubeconfig", path].map(str::to_owned).into()
         }
         Role::Agent => ["agent", "--data-dir", DATA].map(str::to_owned).into(),
     };
@@ -51,6 +56,7 @@ pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Se
     node.extend(owner.taints.iter().map(|taint| format!("--node-taint={taint}")));
     node.extend(owner.args);
     Settings {
+        role,
         hostname: owner.hostname.or(image.hostname).unwrap_or_else(|| HOSTNAME.to_owned()),
         node,
         links,
@@ -68,7 +74,7 @@ pub(crate) fn resolve(image: Raw, owner: Raw, mistakes: &mut Vec<Mistake>) -> Se
         wifi: owner.wifi,
         host_port: image.host_port.unwrap_or_default(),
         health_port: (role == Role::Server).then_some(health_port),
-        kubeconfig,
+        kubeconfig_for_owner: owner.kubeconfig_for_owner,
     }
 }
 
@@ -78,20 +84,21 @@ fn checked(role: Role, image: &Raw, mut owner: Raw, mistakes: &mut Vec<Mistake>)
     let mut wrong = |path: &str, text: &str| {
         let place = |key: &str| places.iter().find(|(name, _)| name == key).map(|(_, at)| *at);
         // What is missing belongs to the key that wants it.
-        let at = place(path).or_else(|| place("role")).unwrap_or_default();
-        mistakes.push(Mistake::new(at, path, text));
-    };
-    let given = |args: &[String], flags: &[&str]| {
-        args.iter().any(|arg| flags.contains(&arg.split('=').next().unwrap_or_default()))
+        let at = place(path).or_else(|| place("role"));
+        mistakes.push(Mistake::of_key(at, path, text));
     };
     if role == Role::Server && owner.server.take().is_some() {
         wrong("server", "is for role agent; it is left out");
     }
     let named = places.iter().any(|(key, _)| key == "server");
-    if role == Role::Agent && !named && !given(&owner.args, &["--server", "-s"]) {
+    let missing = owner.server.is_none() && given(&owner.args, &["--server", "-s"]).is_none();
+    if role == Role::Agent && !named && missing {
         wrong("server", "is missing: role agent needs the server's address");
     }
-    if owner.token.is_some() && given(&owner.args, &["--token", "-t", "--token-file"]) {
+    if role == Role::Agent && std::mem::take(&mut owner.kubeconfig_for_owner) {
+        wrong("kubeconfig", "is for role server: an agent has none");
+    }
+    if owner.token.is_some() && given(&owner.args, &["--token", "-t", "--token-file"]).is_some() {
         owner.token = None;
         wrong("token", "stands in args too; the one in args holds");
     }

@@ -46,27 +46,49 @@ pub(crate) fn node_name(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn server(text: &str) -> Result<String, String> {
-    let host = text.strip_prefix("https://").unwrap_or_default();
-    let plain = host.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != '@');
-    if host.is_empty() || !plain {
-        return Err(format!("expected https://HOST:6443, found {text:?}"));
-    }
-    Ok(text.to_owned())
+    let rest = text.strip_prefix("https://").unwrap_or_default();
+    let fits = is_authority(rest.strip_suffix('/').unwrap_or(rest));
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| format!("expected https://HOST:6443, found {text:?}"))
 }
 
 /// What is wrong with it is not shown: it may hold a password.
 pub(crate) fn web_address(text: &str) -> Result<String, String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let fits =
-        rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()));
-    fits.then(|| text.to_owned())
-        .ok_or_else(|| "expected an address such as https://registry.lan:5000".to_owned())
+    let (authority, path) =
+        rest.map_or(("", ""), |rest| rest.split_at(rest.find('/').unwrap_or(rest.len())));
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#".contains(&byte);
+    (is_authority(authority) && path.bytes().all(plain)).then(|| text.to_owned()).ok_or_else(|| {
+        "expected an address such as https://registry.lan:5000, without a name or a query"
+            .to_owned()
+    })
+}
+
+/// A name or an address, IPv6 in brackets, and maybe a port.
+fn is_authority(text: &str) -> bool {
+    let (is_host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (host.parse::<std::net::Ipv6Addr>().is_ok(), port),
+        None => {
+            let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            let named = (1..=NAME_MAX).contains(&host.len()) && host.bytes().all(plain);
+            (named, port)
+        }
+    };
+    let number = |port: &str| port.parse::<u16>().is_ok_and(|port| port != 0);
+    is_host && (port.is_empty() || port.strip_prefix(':').is_some_and(number))
 }
 
 /// One line without spaces; what is wrong with it is not shown.
 pub(crate) fn secret(text: &str) -> Result<String, String> {
     let plain = !text.is_empty() && text.chars().all(|char| char.is_ascii_graphic());
     plain.then(|| text.to_owned()).ok_or_else(|| "expected one word".to_owned())
+}
+
+/// The one place where an owner may have the administrator's kubeconfig.
+pub(crate) fn kubeconfig(text: &str) -> Result<(), String> {
+    let wrong = || format!("expected boot-partition, found {text:?}");
+    (text == "boot-partition").then_some(()).ok_or_else(wrong)
 }
 
 /// Key and value of a label, checked by the rules of Kubernetes.

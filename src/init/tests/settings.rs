@@ -1,15 +1,22 @@
 //! Both settings files: what they mean together, and what is said about mistakes.
 
 use crate::settings::mistakes::shown;
-use crate::settings::{Addressing, Link, Secret, Settings, parse_image, parse_owner, resolve};
-use crate::{network, notices, wifi};
+use crate::settings::{
+    Addressing, Last, Link, Secret, Settings, parse_image, parse_owner, proven, resolve,
+};
+use crate::{kubeconfig, network, notices, wifi};
 
 /// What an owner's file comes to on an image's, and what is said about it.
 fn both(image: &str, owner: &str) -> (Settings, Vec<String>) {
+    later(image, owner, &Last::default())
+}
+
+/// The same on a board that was somebody before.
+fn later(image: &str, owner: &str, last: &Last) -> (Settings, Vec<String>) {
     let (image, problems) = parse_image(image);
     assert!(problems.is_empty(), "{problems:?}");
     let (owner, mut mistakes) = parse_owner(owner);
-    let settings = resolve(image, owner, &mut mistakes);
+    let settings = resolve(image, owner, last, &mut mistakes);
     (settings, shown(&mistakes, "f"))
 }
 
@@ -137,6 +144,27 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("role: agent", &["f:1:1: server: is missing"]),
     ("server: https://a:6443", &["f:1:1: server: is for role agent"]),
     ("role: agent\nserver: a:6443", &["f:2:9: server: expected https://HOST:6443"]),
+    ("kubeconfig: /tmp/x", &["f:1:13: kubeconfig: expected boot-partition"]),
+    (
+        "role: agent\nserver: https://a\nkubeconfig: boot-partition",
+        &["f:3:1: kubeconfig: is for role server"],
+    ),
+    (
+        "registries: {mirrors: {a: {rewrite: {x: y}}}}",
+        &["f:1:37: registries.mirrors.a.rewrite: is no setting; there are endpoint"],
+    ),
+    (
+        "registries: {configs: {a: {auth: {username: u}, tls: {key_file: k}}}}",
+        &[
+            "f:1:34: registries.configs.a.auth: has username or password alone",
+            "f:1:54: registries.configs.a.tls: has cert_file or key_file alone",
+        ],
+    ),
+    (
+        "registries: {configs: {a: {auth: {auth: x}}}}",
+        &["f:1:34: registries.configs.a.auth: has an auth that is not base64"],
+    ),
+    ("role: agent\nserver: https://a:70000", &["f:2:9: server: expected https://HOST:6443"]),
     ("token: [secret]", &["f:1:8: token: expected text, found a list"]),
     ("token: two words", &["f:1:8: token: expected one word"]),
     ("token: a\nargs: [--token=b]", &["f:1:1: token: stands in args too"]),
@@ -222,6 +250,131 @@ fn mistakes_are_told_with_their_place() {
 }
 
 #[test]
+fn who_the_board_is_changes_only_when_the_file_says_so() {
+    const IMAGE: &str = "role: server\nhostname: copepod\n";
+    const AGENT: &str = "role: agent\nserver: https://10.0.0.1:6443\nhostname: kitchen\n";
+    let agent = "agent --data-dir /var/lib/copepod --server=https://10.0.0.1:6443";
+    let server =
+        "server --data-dir /var/lib/copepod --write-kubeconfig /var/lib/copepod/kubeconfig.yaml";
+    // What the file was, what it is now, the node then and its host name, the keys of which something is said.
+    let rows: &[(&str, &str, &str, &str, &[&str])] = &[
+        (AGENT, AGENT, agent, "kitchen", &[]),
+        (AGENT, "", agent, "kitchen", &["hostname", "role", "server"]),
+        (
+            AGENT,
+            "role: agnt\nserver: https://10.0.0.1:6443\nhostname: kitchen\n",
+            agent,
+            "kitchen",
+            &["role", "role"],
+        ),
+        (AGENT, "role: agent\nsever: x\nhostname: kitchen", agent, "kitchen", &["server", "sever"]),
+        (AGENT, "role: server\nhostname: [", server, "kitchen", &["hostname", "hostname"]),
+        (AGENT, "role: server\nhostname: copepod", server, "copepod", &[]),
+        (
+            "args: [--node-name=a.b]",
+            "",
+            &format!("{server} --node-name=a.b"),
+            "copepod",
+            &["node-name"],
+        ),
+        (
+            "args: [--node-name, a.b]",
+            "node-name: c",
+            &format!("{server} --node-name=c"),
+            "copepod",
+            &[],
+        ),
+        ("", "", server, "copepod", &[]),
+        ("args: [--with-node-id]", "", &format!("{server} --with-node-id"), "copepod", &["args"]),
+        ("args: [--with-node-id]", "args: []", server, "copepod", &[]),
+    ];
+    for (before, now, node, hostname, keys) in rows {
+        let last = Last::of(&both(IMAGE, before).0);
+        let text = serde_json::to_string(&last).unwrap();
+        let (settings, mistakes) = later(IMAGE, now, &Last::parse(&text));
+        assert_eq!((&*settings.node.join(" "), &*settings.hostname), (*node, *hostname), "{now}");
+        let mut about: Vec<&str> =
+            mistakes.iter().map(|line| line.split(": ").nth(1).unwrap()).collect();
+        about.sort_unstable();
+        assert_eq!(about, *keys, "{now}: {mistakes:?}");
+    }
+    for broken in ["", "{", "7", r#"{"role":"king"}"#] {
+        assert_eq!(Last::parse(broken), Last::default(), "{broken}");
+    }
+    let odd = Last::parse(r#"{"role":"agent","server":"x","hostname":"A","node_name":""}"#);
+    assert_eq!((odd.server, odd.hostname, odd.node_name), (None, None, None));
+}
+
+/// Would not start with any of the words given.
+fn proven_against(owner: &str, refused: &[&str]) -> (Settings, Vec<String>) {
+    let (owner, mut mistakes) = parse_owner(owner);
+    let (image, last) = (parse_image("").0, Last::default());
+    let mut judge = |settings: &Settings| {
+        let all = format!("{} {}", settings.node.join(" "), settings.registries.is_some());
+        match refused.iter().find(|words| words.split('&').all(|word| all.contains(word))) {
+            Some(word) => Err(format!("no {word}")),
+            None => Ok(()),
+        }
+    };
+    let owner = proven(&image, owner, &last, &mut judge, &mut mistakes);
+    (resolve(image, owner, &last, &mut mistakes), shown(&mistakes, "f"))
+}
+
+#[test]
+fn what_the_node_refuses_costs_its_key_only() {
+    const OWNER: &str = "hostname: kitchen\nlabels: {room: kitchen}\nargs: [--debug]\n\
+        registries: {mirrors: {a: {endpoint: 'https://b'}}}\n";
+    let all = "--private-registry=/run/copepod/registries.yaml --node-label=room=kitchen --debug";
+    let left_out = "the node would not start with it; it is left out: no";
+    let rows: &[(&[&str], &str, &[String])] = &[
+        (&[], all, &[]),
+        (
+            &["--debug"],
+            "--private-registry=/run/copepod/registries.yaml --node-label=room=kitchen",
+            &[format!("f:3:1: args: {left_out} --debug")],
+        ),
+        (
+            &["true"],
+            "--node-label=room=kitchen --debug",
+            &[format!("f:4:1: registries: {left_out} true")],
+        ),
+        (
+            &["--debug&room"],
+            "--private-registry=/run/copepod/registries.yaml --node-label=room=kitchen",
+            &[format!("f:3:1: args: {left_out} --debug&room")],
+        ),
+        (
+            &["--debug", "true"],
+            "--node-label=room=kitchen",
+            &[
+                format!("f:3:1: args: {left_out} --debug"),
+                format!("f:4:1: registries: {left_out} true"),
+            ],
+        ),
+        // It is none of the owner's keys.
+        (&["server"], all, &[]),
+    ];
+    for (refused, node, expected) in rows {
+        let (settings, mistakes) = proven_against(OWNER, refused);
+        assert!(settings.node.join(" ").ends_with(node), "{refused:?}: {:?}", settings.node);
+        assert_eq!((&*settings.hostname, mistakes), ("kitchen", expected.to_vec()), "{refused:?}");
+    }
+}
+
+#[test]
+fn an_owner_may_ask_for_the_kubeconfig() {
+    assert!(good("kubeconfig: boot-partition").kubeconfig_for_owner);
+    assert!(!good("").kubeconfig_for_owner);
+    let text = "clusters:\n- cluster:\n    server: https://127.0.0.1:6443\n";
+    for (address, server) in
+        [("10.0.0.5", "https://10.0.0.5:6443"), ("fd00::5", "https://[fd00::5]:6443")]
+    {
+        let found = kubeconfig::reached_at(text, address.parse().unwrap());
+        assert_eq!(found, format!("clusters:\n- cluster:\n    server: {server}\n"));
+    }
+}
+
+#[test]
 fn one_slip_costs_one_key() {
     let text = "hostname: kitchen\nrole: [server\nlabels:\n- room=a\n# a comment\n\tntp: x\ndns: 1.1.1.1\ntaints: 7\n";
     let (settings, mistakes) = both("", text);
@@ -271,7 +424,7 @@ fn many_mistakes_are_counted() {
     let text: String = (0..50).map(|number| format!("key{number}: x\n")).collect();
     let (_, mistakes) = both("", &text);
     assert_eq!(mistakes.len(), 21);
-    assert_eq!(mistakes.last().unwrap(), "f: 30 more mistakes");
+    assert_eq!(mistakes.last().unwrap(), "f:21:1: 30 more mistakes begin here");
 }
 
 #[test]
