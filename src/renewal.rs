@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use apiserver::ApiServer;
@@ -12,8 +12,12 @@ use tracing::{info, warn};
 
 use crate::server::{self, Settings};
 
-/// How often the certificates are looked at: the wall clock may jump at any time, and only looking notices.
+/// How often the certificates are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
+/// How often the wall clock is looked at, and by how much it must have run away from the monotonic one to have been set: a
+/// board without a clock of its own may learn long after its start that its certificates have lapsed.
+const CLOCK_EVERY: Duration = Duration::from_secs(30);
+const CLOCK_SET: Duration = Duration::from_secs(60);
 /// The shortest time between two looks, for certificates that live very short.
 const LOOK_SOONEST: Duration = Duration::from_secs(1);
 
@@ -33,7 +37,7 @@ pub(crate) async fn run(
     loop {
         let moved = tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
-            () = tokio::time::sleep(pause) => false,
+            () = due(pause) => false,
             () = changed(&mut addresses) => true,
         };
         if moved {
@@ -48,6 +52,25 @@ pub(crate) async fn run(
             Err(error) => warn!("the server's certificates were not renewed: {error:#}"),
         }
     }
+}
+
+/// Waits until `pause` has passed or the wall clock was set.
+async fn due(pause: Duration) {
+    let (begin, wall) = (Instant::now(), SystemTime::now());
+    loop {
+        let left = pause.saturating_sub(begin.elapsed());
+        if left.is_zero() || was_set(wall, begin.elapsed(), SystemTime::now()) {
+            return;
+        }
+        tokio::time::sleep(left.min(CLOCK_EVERY)).await;
+    }
+}
+
+/// Whether a clock that showed `before` was set, now that it shows `now` after `elapsed`.
+fn was_set(before: SystemTime, elapsed: Duration, now: SystemTime) -> bool {
+    let expected = before + elapsed;
+    let off = now.duration_since(expected).unwrap_or_else(|error| error.duration());
+    off >= CLOCK_SET
 }
 
 /// Waits for other addresses; for ever when nobody tells of them.
@@ -71,4 +94,28 @@ fn renew(
         server::write_kubeconfig(settings, &made)?;
     }
     Ok(made.admin.certificate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_noticed() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        for (before, elapsed, now, expected) in [
+            (1000, 30, 1030, false),
+            (1000, 30, 1031, false),
+            (1000, 30, 1089, false),
+            (1000, 30, 1090, true),
+            (1000, 0, 90_000_000, true),
+            (1000, 30, 500, true),
+        ] {
+            assert_eq!(
+                was_set(at(before), Duration::from_secs(elapsed), at(now)),
+                expected,
+                "{now}"
+            );
+        }
+    }
 }
