@@ -58,7 +58,8 @@ pub(crate) fn run(args: &FlashArgs) -> Result<()> {
         return list(&host, args);
     };
     let settings = args.settings.as_deref();
-    let settings = settings.map(|path| owner::read(path, owner::ANY_IMAGE)).transpose()?;
+    // Before anything long begins: what is wrong for every image.
+    settings.map(|path| owner::read(path, owner::ANY_IMAGE)).transpose()?;
     let source = source(args);
     ensure!(
         source.is_file(),
@@ -66,7 +67,7 @@ pub(crate) fn run(args: &FlashArgs) -> Result<()> {
         source.display(),
         args.board.as_deref().unwrap_or("...")
     );
-    let image = prepare(&source, settings.as_deref())?;
+    let image = prepare(&source, args.settings.as_deref())?;
     let length = image.file.metadata()?.len();
     let (zero, table) =
         card::survey(&image.file).with_context(|| format!("{} is no image", source.display()))?;
@@ -94,7 +95,7 @@ fn source(args: &FlashArgs) -> PathBuf {
 ///
 /// The settings go into the copy and not onto the written card, so that they are read back and compared like the rest
 /// and nothing else (a desktop that mounts cards by itself) can be in the way.
-fn prepare(source: &Path, settings: Option<&str>) -> Result<Image> {
+fn prepare(source: &Path, settings: Option<&Path>) -> Result<Image> {
     if Format::of(source).is_none() && settings.is_none() {
         let file = File::open(source).with_context(|| format!("open {}", source.display()))?;
         return Ok(Image { file, _copy: None });
@@ -105,9 +106,11 @@ fn prepare(source: &Path, settings: Option<&str>) -> Result<Image> {
         source.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")),
     )?;
     Content::open(source)?.copy_to(copy.as_file_mut())?;
-    if let Some(text) = settings {
+    if let Some(path) = settings {
         tools::check(&[("mcopy", "mtools")])?;
-        owner::replace(copy.path(), text)?;
+        // Again: only now it is known what the image has.
+        let text = owner::read(path, &owner::of_image(copy.path()))?;
+        owner::replace(copy.path(), &text)?;
     }
     let file = File::open(copy.path())?;
     doing.done(mib(file.metadata()?.len()));

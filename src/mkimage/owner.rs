@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use disk::layout;
 use disk::mbr::{KIND_FAT32, Mbr, SECTOR_LEN};
+use disk::slot::Slot;
 
 use crate::tools::{run, tool};
 
@@ -16,6 +17,19 @@ const LENGTH_MAX: u64 = 64 * 1024;
 
 /// What an image can be that nothing is known of.
 pub(crate) const ANY_IMAGE: &str = "parts: [ssh, wifi]\n";
+/// The settings in an image's root.
+const OF_IMAGE: &str = "etc/copepod/board.yaml";
+
+/// The image's own settings, out of the root of its first slot; those of any image where that cannot be read.
+pub(crate) fn of_image(disk: &Path) -> String {
+    read_root(disk).unwrap_or_else(|_| ANY_IMAGE.to_owned())
+}
+
+fn read_root(disk: &Path) -> Result<String> {
+    let root = table(disk)?.partitions.get(layout::root(Slot::A) - 1).copied().flatten();
+    let offset = u64::from(root.context("no root")?.start) * SECTOR_LEN as u64;
+    run(tool("unsquashfs", 0).args(["-o", &offset.to_string(), "-cat"]).arg(disk).arg(OF_IMAGE))
+}
 
 /// The text of a settings file that has no mistake a board with the image's settings `image` would report.
 pub(crate) fn read(path: &Path, image: &str) -> Result<String> {
@@ -52,14 +66,17 @@ pub(crate) fn replace_file(disk: &Path, name: &str, text: &str) -> Result<()> {
 
 /// The boot partition as mtools name it: the disk and an offset into it.
 pub(crate) fn boot_partition(disk: &Path) -> Result<String> {
-    let mut sector = [0; SECTOR_LEN];
-    let mut file = File::open(disk).with_context(|| format!("open {}", disk.display()))?;
-    file.read_exact(&mut sector).with_context(|| format!("read {}", disk.display()))?;
-    let table = Mbr::decode(&sector).with_context(|| format!("read {}", disk.display()))?;
-    let boot = table.partitions.get(layout::BOOT - 1).copied().flatten();
+    let boot = table(disk)?.partitions.get(layout::BOOT - 1).copied().flatten();
     let boot = boot.filter(|boot| boot.kind == KIND_FAT32);
     let boot = boot.with_context(|| format!("{} has no boot partition", disk.display()))?;
     Ok(format!("{}@@{}", disk.display(), u64::from(boot.start) * SECTOR_LEN as u64))
+}
+
+fn table(disk: &Path) -> Result<Mbr> {
+    let mut sector = [0; SECTOR_LEN];
+    let mut file = File::open(disk).with_context(|| format!("open {}", disk.display()))?;
+    file.read_exact(&mut sector).with_context(|| format!("read {}", disk.display()))?;
+    Mbr::decode(&sector).with_context(|| format!("read {}", disk.display()))
 }
 
 #[cfg(test)]
@@ -87,5 +104,32 @@ mod tests {
         }
         fs::write(&path, "#".repeat(70_000)).unwrap();
         assert!(read(&path, "").unwrap_err().to_string().contains("longer than"));
+    }
+
+    #[test]
+    fn the_parts_of_an_image_are_read_from_it() {
+        use disk::layout::Sizes;
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, packed) = (dir.path().join("tree"), dir.path().join("root"));
+        fs::create_dir_all(tree.join("etc/copepod")).unwrap();
+        let table = Sizes { boot: 1, root: 2, data: 2 }.table(7).unwrap();
+        let start = table.partitions[layout::root(Slot::A) - 1].unwrap().start as usize;
+        let disk = dir.path().join("disk.img");
+        let write = |root: &[u8]| {
+            let mut bytes = table.encode().unwrap().to_vec();
+            bytes.resize(start * SECTOR_LEN, 0);
+            bytes.extend(root);
+            File::create(&disk).unwrap().write_all(&bytes).unwrap();
+        };
+        for parts in ["parts: []\n", "parts: [wifi]\n"] {
+            fs::write(tree.join(OF_IMAGE), parts).unwrap();
+            let _ = fs::remove_file(&packed);
+            run(tool("mksquashfs", 0).arg(&tree).arg(&packed).arg("-quiet")).unwrap();
+            write(&fs::read(&packed).unwrap());
+            assert_eq!(of_image(&disk), parts);
+        }
+        write(&[]);
+        assert_eq!(of_image(&disk), ANY_IMAGE);
     }
 }
