@@ -17,6 +17,7 @@ use runtime::client::Events;
 use runtime::protocol::{Event, Sandbox, Snapshot, State};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::actor::{Actor, View};
 use crate::adopt;
@@ -31,7 +32,7 @@ use crate::worker::{Input, PodState};
 const SERVER_WAIT: Duration = Duration::from_secs(5);
 /// The same for a server that answers, but has not told yet.
 const ANSWER_WAIT: Duration = Duration::from_secs(20);
-/// How long adopting waits for the node's network, which may only just have been made.
+/// How long after its start the agent waits for the node's network, which may only just have been made.
 const NETWORK_WAIT: Duration = Duration::from_secs(10);
 const RUNTIME_RETRY: Duration = Duration::from_secs(2);
 const ORPHAN_GRACE: Duration = Duration::from_secs(30);
@@ -82,6 +83,8 @@ struct Dispatcher {
     tasks: JoinSet<String>,
     /// What the runtime had when the agent started.
     found: Snapshot,
+    /// Until then the node's network may be waited for.
+    network_by: Instant,
     /// What the record had, until the server has been heard.
     recorded: BTreeMap<String, PodRecord>,
     /// The server has said which pods there are.
@@ -110,6 +113,7 @@ pub(crate) async fn run(
         actors: BTreeMap::new(),
         tasks: JoinSet::new(),
         found,
+        network_by: Instant::now() + NETWORK_WAIT,
         recorded,
         heard: false,
     };
@@ -223,7 +227,13 @@ impl Dispatcher {
         let now = self.ctx.clock.now();
         let known = adopt::known(&self.ctx.paths, &pod, &self.found, now.wall).await;
         let sandbox = match self.found.sandboxes.iter().find(|s| s.id == uid && s.ready) {
-            Some(sandbox) => self.addresses(sandbox).await,
+            Some(sandbox) => match self.addresses(sandbox).await {
+                None if known.iter().any(|k| k.running_since.is_some() && k.exit.is_none()) => {
+                    // What runs is not to end for that.
+                    Some(reported_addresses(&pod))
+                }
+                found => found,
+            },
             None => None,
         };
         let sandbox = match sandbox {
@@ -251,17 +261,17 @@ impl Dispatcher {
         });
     }
 
-    /// The addresses of a sandbox that was there before; `None` if it has to be made again.
+    /// The addresses of a sandbox that was there before; `None` if the network fails.
     async fn addresses(&self, sandbox: &Sandbox) -> Option<Vec<IpAddr>> {
         let Some(netns) = sandbox.netns.as_ref().filter(|_| !sandbox.spec.host_network) else {
             return Some(Vec::new());
         };
         let mut ready = self.ctx.network_ready.clone();
-        drop(tokio::time::timeout(NETWORK_WAIT, ready.wait_for(|r| *r)).await);
+        drop(tokio::time::timeout_at(self.network_by, ready.wait_for(|r| *r)).await);
         match self.ctx.config.network.attach(&sandbox.id, netns).await {
             Ok(ips) => Some(ips),
             Err(error) => {
-                tracing::warn!(sandbox = sandbox.id, error, "sandbox cannot be adopted");
+                tracing::warn!(sandbox = sandbox.id, error, "sandbox not connected");
                 None
             }
         }
@@ -380,6 +390,12 @@ impl Dispatcher {
             }
         }
     }
+}
+
+/// What was last said of the pod's addresses.
+fn reported_addresses(pod: &Pod) -> Vec<IpAddr> {
+    let ips = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+    ips.filter_map(|ip| ip.ip.parse().ok()).collect()
 }
 
 async fn remove_orphan(ctx: &Context, namespace: &str, name: &str, uid: &str, ids: Vec<String>) {

@@ -88,6 +88,10 @@ impl FakeRuntime {
             })),
             Request::List => Ok(Reply::List(inner.snapshot.clone())),
             Request::CreateSandbox(spec) => {
+                if inner.snapshot.sandboxes.iter().any(|s| s.id == spec.id) {
+                    let message = format!("sandbox {:?} exists", spec.id);
+                    return Err(Failure { kind: FailureKind::AlreadyExists, message });
+                }
                 let netns = Some("/proc/self/ns/net".into());
                 let sandbox = Sandbox {
                     id: spec.id.clone(),
@@ -133,9 +137,11 @@ impl FakeRuntime {
         }
     }
 
-    /// The machine starts anew: nothing runs.
+    /// The machine starts anew: nothing runs, and what sandboxes there were is only written down.
     pub(super) fn reboot(&self) {
-        self.inner.lock().expect("lock").snapshot = Snapshot::default();
+        let snapshot = &mut self.inner.lock().expect("lock").snapshot;
+        snapshot.containers.clear();
+        snapshot.sandboxes.iter_mut().for_each(|sandbox| sandbox.ready = false);
     }
 
     /// A container ends by itself.

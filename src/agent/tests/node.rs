@@ -19,20 +19,34 @@ use crate::{Agent, Config, PodNetwork, Registration};
 
 pub(super) const NODE: &str = "/api/v1/nodes/n1";
 const PATIENCE: Duration = Duration::from_secs(600);
+const ADDRESS: [u8; 4] = [10, 42, 3, 9];
 
 /// A pod network that remembers what it was told.
 #[derive(Default)]
 pub(super) struct FakeNetwork {
     ready: AtomicBool,
+    broken: bool,
     pub(super) ranges: Mutex<Vec<String>>,
+    /// The pods whose addresses were taken back.
+    pub(super) detached: Mutex<Vec<String>>,
+}
+
+impl FakeNetwork {
+    /// One that attaches nothing.
+    pub(super) fn broken() -> FakeNetwork {
+        FakeNetwork { broken: true, ..FakeNetwork::default() }
+    }
 }
 
 impl PodNetwork for FakeNetwork {
     fn attach(&self, _: &str, _: &Path) -> BoxFuture<'_, Result<Vec<IpAddr>, String>> {
-        Box::pin(async { Ok(vec![[10, 42, 3, 9].into()]) })
+        Box::pin(async {
+            if self.broken { Err("broken".into()) } else { Ok(vec![ADDRESS.into()]) }
+        })
     }
 
-    fn detach(&self, _: &str) -> BoxFuture<'_, Result<(), String>> {
+    fn detach(&self, uid: &str) -> BoxFuture<'_, Result<(), String>> {
+        self.detached.lock().expect("lock").push(uid.to_owned());
         Box::pin(async { Ok(()) })
     }
 

@@ -2,12 +2,13 @@
 //!
 //! Time is simulated, so that waiting costs nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::fake_server::{FakeServer, Way};
-use super::node::{FakeNode, NODE, Running, pod_path, ready};
+use super::node::{FakeNetwork, FakeNode, NODE, Running, pod_path, ready};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -134,6 +135,20 @@ async fn a_new_agent_goes_on_with_what_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_network_that_fails_costs_nothing_that_runs() {
+    let (node, running) = with_a_pod().await;
+    node.until_status("web", "/podIP", json!("10.42.3.9")).await;
+    running.agent.shutdown().await;
+    let running = node.start_with(|config| config.network = Arc::new(FakeNetwork::broken())).await;
+    node.until("the pod is known", || running.agent.kubelet().knows("shop", "web")).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(node.runtime.running(), ["u1-a-0"]);
+    assert_eq!(node.runtime.made().len(), 1);
+    node.until_status("web", "/podIP", json!("10.42.3.9")).await;
+    running.agent.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restarted_machine_runs_its_pods_without_the_server() {
     let node = FakeNode::new().await;
     put_objects(&node.server, "blue");
@@ -161,6 +176,8 @@ async fn a_restarted_machine_runs_its_pods_without_the_server() {
         ["COLOR=blue", "DB_SERVICE_HOST=10.43.0.9", "PASSWORD=hunter2"]
     );
     assert_eq!(*running.network.ranges.lock().expect("lock"), ["10.42.3.0/24"]);
+    let detached = running.network.detached.lock().expect("lock").clone();
+    assert!(!detached.contains(&"u1".to_owned()), "it keeps its addresses: {detached:?}");
     let look = node.data().join("pods/u1/volumes/kubernetes.io~configmap/look/color");
     assert_eq!(std::fs::read_to_string(&look).expect("a file"), "blue");
     put_objects(&node.server, "green");
