@@ -1,9 +1,10 @@
 //! `copepod check server ...`: whether a node would start with these flags. PID 1 asks so before it uses those of an
 //! owner's settings, for a node that refuses them at its start is no node at all.
 //!
-//! Nothing is written and nobody is asked. What is said never repeats a value, which may be a secret.
+//! Nothing is written and nobody is asked. What is said never repeats what may be a token.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
@@ -25,9 +26,8 @@ pub(crate) fn run(arguments: Vec<OsString>) -> Result<()> {
 fn check_server(flags: &cli::Server) -> Result<()> {
     ClusterNetwork::resolve(&flags.cluster_cidr, &flags.service_cidr, flags.cluster_dns)?;
     network::overlay::Backend::parse(&flags.flannel_backend).context("--flannel-backend")?;
-    identity::token(flags.token.as_ref(), flags.token_file.as_deref(), "--token-file")?;
-    let (token, file) = (flags.agent_token.as_ref(), flags.agent_token_file.as_deref());
-    identity::token(token, file, "--agent-token-file")?;
+    check_token(flags.token_file.as_deref(), "--token-file")?;
+    check_token(flags.agent_token_file.as_deref(), "--agent-token-file")?;
     server::controllers_config(flags, String::new())?;
     node::check(&flags.node)
 }
@@ -36,8 +36,14 @@ fn check_agent(flags: &cli::Agent) -> Result<()> {
     if let Some(server) = &flags.server {
         cluster::Address::of_url(server).context("--server")?;
     }
-    identity::token(flags.token.as_ref(), flags.token_file.as_deref(), "--token-file")?;
+    check_token(flags.token_file.as_deref(), "--token-file")?;
     node::check(&flags.node)
+}
+
+/// Who takes one flag for the other gives a token where a file's name is wanted.
+fn check_token(file: Option<&Path>, flag: &str) -> Result<()> {
+    let read = identity::token(None, file, flag);
+    read.map(drop).map_err(|_| anyhow!("{flag}: the file cannot be read"))
 }
 
 /// What is wrong, and with which flag.
@@ -76,6 +82,7 @@ mod tests {
             ("agent --disable-agent", Some("--disable-agent: unexpected argument found")),
             ("agent --server=https://a:99999", Some("--server")),
             ("server --token=hush --token-file=/hush", Some("--token")),
+            ("agent --token-file=hush", Some("--token-file: the file cannot be read")),
             ("server --cluster-cidr=x", Some("")),
             ("server --flannel-backend=x", Some("--flannel-backend")),
             ("server --kube-controller-manager-arg=x", Some("--kube-controller-manager-arg")),
