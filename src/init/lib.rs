@@ -19,6 +19,7 @@ mod data;
 mod devices;
 mod dhcp;
 mod error;
+mod fat;
 mod host_port;
 mod kubeconfig;
 mod link;

@@ -16,7 +16,7 @@ use crate::mounts::{self, EARLY, LATE};
 use crate::settings::{Last, Settings};
 use crate::time::pause;
 use crate::watchdog::{self, Feed};
-use crate::{clock, data, node_check, notices, preload, ssh, wifi};
+use crate::{clock, data, fat, node_check, notices, preload, ssh, wifi};
 
 /// Where the boot partition is mounted, read-only but for moments.
 pub(crate) const BOOT: &str = "/boot";
@@ -197,6 +197,19 @@ fn cgroups() -> Result<(), Error> {
     fs::write(&path, line).map_err(Error::file("write", &path))
 }
 
+/// What updates that lost their power have left on the boot partition.
+fn free_lost_clusters(device: &Path, machine: &mut Machine) {
+    let opened = fs::File::options().read(true).write(true).open(device);
+    match opened.and_then(|device| fat::free_lost(&device)) {
+        Ok(None | Some(0)) => {}
+        Ok(Some(lost)) => {
+            let text = format!("the boot partition had {lost} lost clusters, they are free again");
+            machine.say(&text);
+        }
+        Err(error) => machine.say(&format!("the boot partition is not checked: {error}")),
+    }
+}
+
 fn boot_partition(machine: &mut Machine) -> Result<(), Error> {
     let disk = machine.disk()?;
     let device = boot_disk::partition(disk, layout::BOOT)?;
@@ -208,6 +221,7 @@ fn boot_partition(machine: &mut Machine) -> Result<(), Error> {
         machine.complain(&text);
         notices::warn("boot-disk", "SecondBootDisk", &[text])?;
     }
+    free_lost_clusters(&device, machine);
     // The owner's token and kubeconfig lie there, and the file system knows no owners.
     mounts::partition(&device, BOOT, "vfat", mounts::BOOT_FLAGS, Some("umask=0077"))
 }

@@ -1,6 +1,7 @@
 //! Checks of what PID 1 decides.
 
 mod dhcp;
+mod fat;
 mod machine;
 mod probation;
 mod settings;
