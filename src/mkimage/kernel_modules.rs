@@ -23,16 +23,37 @@ impl Index {
             let path = dir.join(name);
             fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
         };
-        Ok(Index::parse(&text("modules.dep")?, &text("modules.builtin")?))
+        let (dependencies, builtin) = (text("modules.dep")?, text("modules.builtin")?);
+        Ok(Index::parse(&dependencies, &text("modules.softdep")?, &builtin))
     }
 
-    pub(crate) fn parse(dependencies: &str, builtin: &str) -> Index {
+    /// `soft` are modules that another one has no symbols of, but does not work without.
+    pub(crate) fn parse(dependencies: &str, soft: &str, builtin: &str) -> Index {
         let files = dependencies.lines().filter_map(|line| {
             let (file, needs) = line.split_once(':')?;
             let needs = needs.split_whitespace().map(str::to_owned).collect();
             Some((name_of(file), (file.to_owned(), needs)))
         });
-        Index { files: files.collect(), builtin: builtin.lines().map(name_of).collect() }
+        let files = files.collect();
+        let mut index = Index { files, builtin: builtin.lines().map(name_of).collect() };
+        for line in soft.lines().filter_map(|line| line.strip_prefix("softdep ")) {
+            index.add_soft(line);
+        }
+        index
+    }
+
+    /// Takes a line `<module> pre: <module> ... post: <module> ...`; what is built in or no module is left out.
+    fn add_soft(&mut self, line: &str) {
+        let mut words = line.split_whitespace();
+        let name = words.next().unwrap_or_default().replace('-', "_");
+        let before = words.skip_while(|word| *word != "pre:").skip(1);
+        let before = before.take_while(|word| *word != "post:").map(|word| word.replace('-', "_"));
+        let found = before.filter_map(|name| self.files.get(&name));
+        let files = found.flat_map(|(file, needs)| [file].into_iter().chain(needs));
+        let files: Vec<String> = files.cloned().collect();
+        if let Some((_, needs)) = self.files.get_mut(&name) {
+            needs.extend(files);
+        }
     }
 
     /// The files to load for the wanted modules, each after those it needs. `loaded` is left out.
@@ -129,8 +150,10 @@ mod tests {
         kernel/fs/mbcache.ko:\nkernel/fs/jbd2/jbd2.ko: kernel/lib/crc.ko\nkernel/lib/crc.ko:\n\
         kernel/drivers/virtio-rng.ko.xz:\n";
 
+    const SOFT: &str = "# Soft dependencies\nsoftdep virtio-rng pre: jbd2 crypto-none post: ext4\nsoftdep other pre: jbd2\n";
+
     fn order(wanted: &[&str], loaded: &[&str]) -> Result<Vec<String>> {
-        let index = Index::parse(DEPENDENCIES, "kernel/drivers/virtio_pci.ko\n");
+        let index = Index::parse(DEPENDENCIES, SOFT, "kernel/drivers/virtio_pci.ko\n");
         let words: Vec<String> = wanted.iter().map(ToString::to_string).collect();
         let loaded: Vec<String> = loaded.iter().map(ToString::to_string).collect();
         index.order(&words, &loaded)
@@ -159,7 +182,7 @@ mod tests {
 
     #[test]
     fn drivers_are_listed_with_their_devices_and_files() {
-        let index = Index::parse(DEPENDENCIES, "");
+        let index = Index::parse(DEPENDENCIES, "", "");
         let aliases =
             "# Aliases\nalias fs-ext4 ext4\nalias virtio:d00000004v* virtio_rng\nalias x other\n";
         let wanted = ["virtio_rng", "jbd2", "absent?"].map(str::to_owned);
@@ -169,8 +192,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_recommended_comes_first_too() {
+        let expected =
+            ["kernel/lib/crc.ko", "kernel/fs/jbd2/jbd2.ko", "kernel/drivers/virtio-rng.ko.xz"];
+        assert_eq!(order(&["virtio_rng"], &[]).unwrap(), expected);
+    }
+
+    #[test]
     fn hyphens_and_compression_do_not_matter() {
-        assert_eq!(order(&["virtio_rng"], &[]).unwrap(), ["kernel/drivers/virtio-rng.ko.xz"]);
+        let loaded = ["kernel/lib/crc.ko", "kernel/fs/jbd2/jbd2.ko"];
+        assert_eq!(order(&["virtio_rng"], &loaded).unwrap(), ["kernel/drivers/virtio-rng.ko.xz"]);
         assert_eq!(image_name("kernel/drivers/virtio-rng.ko.xz"), "virtio-rng.ko");
     }
 }
