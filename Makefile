@@ -16,7 +16,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-pair test-trials test-debug test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
+.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-pair test-trials test-debug test-wifi test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -76,6 +76,10 @@ test-board: image ## Boot BOARD in QEMU and test it
 test-debug: setup ## Test the debug variant of BOARD in QEMU: shell on the console, SSH
 	$(MKIMAGE) image --board $(BOARD) --variant debug
 	$(MKIMAGE) test-debug --board $(BOARD) --variant debug
+
+test-wifi: setup ## Test Wi-Fi in QEMU: emulated radios, WPA2, DHCP, a lost access point, a refused password
+	$(MKIMAGE) image --board $(BOARD) --variant wifi-test
+	$(MKIMAGE) test-wifi --board $(BOARD) --variant wifi-test
 
 reproduce: setup ## Make BOARD's image twice and compare (PROGRAMS=1: the programs too, from a fresh clone)
 	$(MKIMAGE) reproduce --board $(BOARD) $(if $(PROGRAMS),--programs)

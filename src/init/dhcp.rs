@@ -1,6 +1,7 @@
 //! A DHCP client as a state machine: packets and time go in, packets and leases come out. No sockets here.
 //!
-//! `Selecting -> Requesting -> Bound -> Renewing -> Rebinding -> Selecting`; a refusal starts over from the front.
+//! `Selecting -> Requesting -> Bound -> Renewing -> Rebinding -> Selecting`; a refusal starts over from the front. After
+//! the link was down, a lease is confirmed first (RFC 2131, 3.2): it may have come up in another network.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -54,6 +55,12 @@ enum State {
         lease: Lease,
         since: Instant,
     },
+    /// Asking whether a lease holds where the link is now.
+    Confirming {
+        lease: Lease,
+        since: Instant,
+        tries: u32,
+    },
     /// Asking for more time: the server itself at first, later anyone.
     Extending {
         lease: Lease,
@@ -92,7 +99,24 @@ impl Client {
             State::Requesting { tries, .. } if tries >= REQUESTS_MAX => self.discover(0, now),
             State::Requesting { offer, tries } => self.request(offer, tries, now),
             State::Bound { lease, since } => self.extend(lease, since, now),
+            // Nobody objects, so it may be used on.
+            State::Confirming { lease, since, tries } if tries >= REQUESTS_MAX => {
+                self.due = (since + lease.renew).max(now);
+                self.state = State::Bound { lease, since };
+                Vec::new()
+            }
+            State::Confirming { lease, since, tries } => self.confirm(lease, since, tries, now),
             State::Extending { lease, since, .. } => self.extend(lease, since, now),
+        }
+    }
+
+    /// The link has come up.
+    pub(crate) fn on_carrier(&mut self, now: Instant) -> Vec<Action> {
+        match self.state.clone() {
+            State::Selecting { .. } | State::Requesting { .. } => self.discover(0, now),
+            State::Bound { lease, since }
+            | State::Confirming { lease, since, .. }
+            | State::Extending { lease, since, .. } => self.confirm(lease, since, 0, now),
         }
     }
 
@@ -111,11 +135,17 @@ impl Client {
             (State::Extending { lease, .. }, MessageType::Ack) => {
                 self.bind(message, lease.server, now)
             }
+            (State::Confirming { .. }, MessageType::Ack) => {
+                self.bind(message, Ipv4Addr::UNSPECIFIED, now)
+            }
             (State::Requesting { .. }, MessageType::Nak) => {
                 self.start_over(now);
                 Vec::new()
             }
-            (State::Extending { lease, .. }, MessageType::Nak) => {
+            (
+                State::Extending { lease, .. } | State::Confirming { lease, .. },
+                MessageType::Nak,
+            ) => {
                 self.start_over(now);
                 vec![Action::Withdraw(lease.address)]
             }
@@ -140,6 +170,15 @@ impl Client {
         message.opts_mut().insert(DhcpOption::RequestedIpAddress(offer.address));
         message.opts_mut().insert(DhcpOption::ServerIdentifier(offer.server));
         self.state = State::Requesting { offer, tries: tries.saturating_add(1) };
+        self.due = now + retry(tries);
+        vec![Action::Send(Ipv4Addr::BROADCAST, Box::new(message))]
+    }
+
+    fn confirm(&mut self, lease: Lease, since: Instant, tries: u32, now: Instant) -> Vec<Action> {
+        self.transaction = self.transaction.wrapping_add(1);
+        let mut message = self.message(MessageType::Request);
+        message.opts_mut().insert(DhcpOption::RequestedIpAddress(lease.address));
+        self.state = State::Confirming { lease, since, tries: tries.saturating_add(1) };
         self.due = now + retry(tries);
         vec![Action::Send(Ipv4Addr::BROADCAST, Box::new(message))]
     }

@@ -11,7 +11,9 @@
 use std::path::PathBuf;
 
 mod alias;
+mod association;
 mod boot_disk;
+mod carrier;
 mod clock;
 mod cmdline;
 mod console;

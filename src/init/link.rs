@@ -10,7 +10,7 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::Error;
 
-const INTERFACES: &str = "/sys/class/net";
+pub(crate) const INTERFACES: &str = "/sys/class/net";
 const ETHERNET: &str = "1";
 /// Between the routes of two interfaces: the first one's is taken as long as it is up.
 const METRIC_STEP: u32 = 100;

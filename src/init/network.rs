@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UdpSocket;
 
 use crate::Error;
+use crate::carrier::Carrier;
 use crate::dhcp::{Action, Client};
 use crate::link::{Link, find};
 use crate::service::READY;
@@ -109,6 +110,7 @@ async fn appeared(wanted: Option<&str>) -> String {
 
 async fn lease(rank: usize, name: &str, link: &Link, told: &RefCell<Told>) -> Result<(), Error> {
     let socket = socket_on(name)?;
+    let mut carrier = Carrier::of(name)?;
     let hostname = nix::unistd::gethostname().unwrap_or_default();
     let mut client = Client::new(link.mac, &hostname.to_string_lossy(), seed(), Instant::now());
     let mut buffer = [0; PACKET_MAX];
@@ -117,6 +119,10 @@ async fn lease(rank: usize, name: &str, link: &Link, told: &RefCell<Told>) -> Re
         let due = tokio::time::Instant::from_std(client.due());
         let actions = tokio::select! {
             () = tokio::time::sleep_until(due) => client.on_time(Instant::now()),
+            risen = carrier.rises() => {
+                risen?;
+                client.on_carrier(Instant::now())
+            }
             received = socket.recv_from(&mut buffer) => {
                 let (length, _) = received.map_err(Error::call("receive"))?;
                 let bytes = buffer.get(..length).unwrap_or_default();

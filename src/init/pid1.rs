@@ -16,13 +16,16 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::association::{self, Association, News};
 use crate::phases::{self, Machine};
 use crate::power::{self, Ending};
 use crate::service::{Description, Service};
 use crate::slots::{DATASTORE_LIMIT, Slots};
 use crate::status::{self, Status};
 use crate::supervisor::State;
-use crate::{Config, clock, host_port, kubeconfig, mounts, network, reset, ssh, time, wifi};
+use crate::{
+    Config, clock, host_port, kubeconfig, mounts, network, notices, reset, ssh, time, wifi,
+};
 
 const SIGNALS: [Signal; 6] = [
     Signal::SIGCHLD,
@@ -72,6 +75,7 @@ struct Pid1 {
     online: Option<Instant>,
     kubeconfig_at: Instant,
     save_at: Instant,
+    wireless: Association,
     version: String,
     shown: Status,
     show_at: Instant,
@@ -87,6 +91,7 @@ pub(crate) fn run(config: Config) -> ! {
     let slots = Slots::settle(&mut machine);
     let services = services(&config, &mut machine);
     let health_at = Instant::now() + HEALTH_STEP;
+    let wireless = Association::new(wifi::names(machine.settings.wifi.as_ref()), Instant::now());
     let mut pid1 = Pid1 {
         machine,
         services,
@@ -98,6 +103,7 @@ pub(crate) fn run(config: Config) -> ! {
         online: None,
         save_at: Instant::now() + SAVE_STEP,
         kubeconfig_at: Instant::now() + KUBECONFIG_STEP,
+        wireless,
         version: config.version,
         shown: Status::default(),
         show_at: Instant::now(),
@@ -109,6 +115,8 @@ pub(crate) fn run(config: Config) -> ! {
         pid1.check_health(Instant::now());
         pid1.save_clock(Instant::now());
         pid1.publish_kubeconfig(Instant::now());
+        let news = pid1.wireless.look(Instant::now());
+        pid1.tell_wireless(news);
         pid1.show(Instant::now());
         if let Some(ending) = pid1.ending {
             // Returns only when the kernel refuses; then it is asked again.
@@ -334,10 +342,36 @@ impl Pid1 {
     }
 
     fn read_outputs(&mut self) {
+        let now = Instant::now();
+        let mut heard = Vec::new();
         for service in &mut self.services {
+            let name = service.description.name;
             for line in service.drain() {
-                self.machine.console.say(service.description.name, &line);
+                self.machine.console.say(name, &line);
+                if name == wifi::NAME {
+                    heard.push(self.wireless.hear(&line, now));
+                }
             }
+        }
+        for news in heard {
+            self.tell_wireless(news);
+        }
+    }
+
+    /// Says it on the console, and what is wrong also to the cluster.
+    fn tell_wireless(&mut self, news: Option<News>) {
+        let Some(news) = news else { return };
+        let service = self.services.iter_mut().find(|it| it.description.name == wifi::NAME);
+        if let Some(service) = service {
+            service.ready = matches!(news, News::Joined(_));
+        }
+        match news {
+            News::Joined(text) | News::Left(text) => self.say(&format!("wifi: {text}")),
+            News::Trouble(text) => self.machine.complain(&format!("wifi: {text}")),
+        }
+        let told = notices::warn(wifi::NAME, association::REASON, self.wireless.troubles());
+        if let Err(error) = told {
+            self.say(&format!("the cluster is not told: {error}"));
         }
     }
 
@@ -403,6 +437,9 @@ impl Pid1 {
         let next =
             next.map_or(String::new(), |delay| format!("; next start in {} s", delay.as_secs()));
         self.machine.complain(&format!("{name} {how}{next}"));
+        if name == wifi::NAME {
+            self.wireless.leave(now);
+        }
     }
 
     /// Once the node is healthy, tells the boot loader that this slot is good; gives up a slot on trial in time.

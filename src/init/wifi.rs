@@ -10,6 +10,8 @@ use crate::Error;
 use crate::service::Description;
 use crate::settings::{Secret, Wifi, WifiNetwork};
 
+/// Name of the service.
+pub(crate) const NAME: &str = "wifi";
 /// What the kernel calls the first wireless interface.
 pub(crate) const INTERFACE: &str = "wlan0";
 const PROGRAM: &str = "/usr/bin/wpa_supplicant";
@@ -28,7 +30,7 @@ pub(crate) fn prepare(wifi: Option<&Wifi>) -> Result<(), Error> {
 pub(crate) fn supplicant() -> Description {
     let arguments = ["-D", "nl80211", "-i", INTERFACE, "-c", CONFIG];
     Description {
-        name: "wifi",
+        name: NAME,
         program: PROGRAM.into(),
         called: "wpa_supplicant",
         arguments: arguments.map(str::to_owned).into(),
@@ -36,6 +38,12 @@ pub(crate) fn supplicant() -> Description {
         grace: GRACE,
         makes_session: false,
     }
+}
+
+/// The networks by the numbers that the supplicant gives them: in the order of its configuration.
+pub(crate) fn names(wifi: Option<&Wifi>) -> Vec<String> {
+    let networks = wifi.into_iter().flat_map(|wifi| &wifi.networks);
+    networks.map(|network| network.ssid.clone()).collect()
 }
 
 /// The text of wpa_supplicant.conf(5), without a socket to change it by.

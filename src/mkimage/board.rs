@@ -1,9 +1,9 @@
 //! Boards as data: `board-configs/common/board.toml`, the family's, the board's, merged in this order, then that of the
-//! variant in `image/variants/`.
+//! variant in `image/variants/`, and there what only a suite of Debian needs (`<variant>.<suite>.toml`).
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
@@ -21,7 +21,9 @@ pub(crate) const RELEASE: &str = "release";
 type Fits = fn(Value) -> Result<(), String>;
 
 /// Keys of a board's file that are no tables, and the tables with what each must fit.
-const PLAIN: [&str; 3] = ["name", "debian-arch", "cross"];
+const PLAIN: [&str; 4] = ["name", "debian-arch", "cross", INHERITS];
+/// In a variant's file: the variant it adds to.
+const INHERITS: &str = "inherits";
 const SECTIONS: &[(&str, Fits)] = &[
     ("disk", fits::<Disk>),
     ("debian", fits::<Debian>),
@@ -279,25 +281,14 @@ impl Board {
             let known: Vec<String> = all(&dir)?.into_iter().map(|(_, board)| board).collect();
             bail!("there is no board {id:?} in {}; there is {}", dir.display(), known.join(", "));
         };
-        let layers = [dir.join(COMMON), dir.join(&family), dir.join(&family).join(id)];
-        let mut layers: Vec<PathBuf> = layers.iter().map(|dir| dir.join(FILE)).collect();
-        if variant != RELEASE {
-            let path = root.join(VARIANTS).join(format!("{variant}.toml"));
-            ensure!(
-                path.exists(),
-                "there is no variant {variant:?}: {} is missing",
-                path.display()
-            );
-            layers.push(path);
-        }
         let mut merged = Table::new();
-        for path in layers {
-            if path.exists() {
-                let layer = table(&path)?;
-                check(&layer, &path)?;
-                merge(&mut merged, layer);
-            }
+        for dir in [dir.join(COMMON), dir.join(&family), dir.join(&family).join(id)] {
+            add(&mut merged, &dir.join(FILE))?;
         }
+        if variant != RELEASE {
+            add_variant(&mut merged, &root.join(VARIANTS), variant)?;
+        }
+        merged.remove(INHERITS);
         let mut board: Board = merged.try_into().with_context(|| format!("board {id}"))?;
         id.clone_into(&mut board.id);
         Ok(board)
@@ -346,6 +337,31 @@ fn folders(dir: &Path) -> Result<Vec<String>> {
         folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     Ok(names)
+}
+
+/// Merges a variant into the board, after what it inherits.
+fn add_variant(merged: &mut Table, dir: &Path, variant: &str) -> Result<()> {
+    let path = dir.join(format!("{variant}.toml"));
+    ensure!(path.exists(), "there is no variant {variant:?}: {} is missing", path.display());
+    if let Some(base) = table(&path)?.get(INHERITS) {
+        let base = base.as_str().filter(|base| *base != variant);
+        let wrong = || format!("{}: {INHERITS} is not the name of another variant", path.display());
+        add_variant(merged, dir, base.with_context(wrong)?)?;
+    }
+    add(merged, &path)?;
+    let suite = merged.get("debian").and_then(|debian| debian.get("suite")).and_then(Value::as_str);
+    let path = dir.join(format!("{variant}.{}.toml", suite.unwrap_or_default()));
+    add(merged, &path)
+}
+
+/// Merges a file into the board, if it is there.
+fn add(merged: &mut Table, path: &Path) -> Result<()> {
+    if path.exists() {
+        let layer = table(path)?;
+        check(&layer, path)?;
+        merge(merged, layer);
+    }
+    Ok(())
 }
 
 fn table(path: &Path) -> Result<Table> {
@@ -441,6 +457,31 @@ mod tests {
         }
         let error = Board::variant(&root, "rpi4", "slim").unwrap_err().to_string();
         assert!(error.contains("no variant \"slim\""), "{error}");
+    }
+
+    #[test]
+    fn variants_inherit_and_differ_by_suite() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("plain.toml", "name = \"plain\"\n[kernel]\nargs = \"a\"\n"),
+            ("plain.new.toml", "[kernel]\nargs = \"b\"\n"),
+            ("more.toml", "inherits = \"plain\"\nname = \"more\"\n"),
+            ("self.toml", "inherits = \"self\"\n"),
+        ] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let rows = [("old", "plain", "plain", "a"), ("old", "more", "more", "a")];
+        for (suite, variant, name, args) in rows.into_iter().chain([("new", "more", "more", "b")]) {
+            let mut merged = format!("[debian]\nsuite = {suite:?}\n").parse().unwrap();
+            add_variant(&mut merged, dir.path(), variant).unwrap();
+            let found = (merged["name"].as_str(), merged["kernel"]["args"].as_str());
+            assert_eq!(found, (Some(name), Some(args)), "{suite} {variant}");
+        }
+        let error = add_variant(&mut Table::new(), dir.path(), "self").unwrap_err().to_string();
+        assert!(
+            error.ends_with("self.toml: inherits is not the name of another variant"),
+            "{error}"
+        );
     }
 
     #[test]

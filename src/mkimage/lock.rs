@@ -112,7 +112,8 @@ mod tests {
         let lock = Lock::read(&path).unwrap();
         assert_eq!(lock.text(), fs::read_to_string(&path).unwrap());
         for id in crate::board::ids(&root).unwrap() {
-            let wireless = ["rpi3", "rpi4", "rpi-arm64"].contains(&id.as_str());
+            let wireless =
+                ["rpi3", "rpi4", "rpi5", "rpi-arm64", "rpi-zero2w"].contains(&id.as_str());
             let variants = ["debug", "wifi"].into_iter().take(1 + usize::from(wireless));
             let boards = variants.map(|it| crate::board::Board::variant(&root, &id, it).unwrap());
             for board in boards {

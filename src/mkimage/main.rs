@@ -58,6 +58,7 @@ mod time_server;
 mod tools;
 mod trial;
 mod variants;
+mod wifi_trial;
 mod writer;
 
 #[derive(Parser)]
@@ -81,6 +82,8 @@ enum Command {
     TestFirstBoot(TestArgs),
     /// Test what the debug variant of an emulated board adds: a shell on the console, and SSH.
     TestDebug(TestArgs),
+    /// Test Wi-Fi with the wifi-test variant of an emulated board, whose radios are the kernel's.
+    TestWifi(TestArgs),
     /// Test two boards on one network: a server and an agent that joins it.
     TestPair(PairArgs),
     /// Make the signed bundle of the image built last, for updates.
@@ -252,6 +255,7 @@ fn work(command: Command) -> Result<()> {
         Command::Test(args) => trial::run(&args),
         Command::TestFirstBoot(args) => first_boot::run(&args),
         Command::TestDebug(args) => debug_trial::run(&args),
+        Command::TestWifi(args) => wifi_trial::run(&args),
         Command::TestPair(args) => pair::run(&args),
         Command::Bundle(args) => bundle::build(&args),
         Command::TestOta(args) => ota_trial::test(&args),

@@ -25,7 +25,9 @@ pub(crate) fn install(part: &Part, packages: &Path, root: &Path) -> Result<()> {
         libraries(&program, packages, root)?;
     }
     for name in &part.files {
-        copy_all(&packages.join(name), &root.join(name))?;
+        let found = [packages.join(name), packages.join("usr").join(name)];
+        let [old, merged] = &found;
+        copy_all(if old.exists() { old } else { merged }, &root.join(name))?;
     }
     for (name, target) in &part.links {
         let link = root.join(name);

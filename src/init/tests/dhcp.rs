@@ -131,6 +131,56 @@ fn a_refusal_starts_over() {
 }
 
 #[test]
+fn a_lease_is_confirmed_when_the_link_comes_back() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(60);
+    let asked = || {
+        let (mut client, _) = bound(now);
+        let (target, request) = sent(client.on_carrier(later));
+        let options = request.opts();
+        let wanted = options.get(OptionCode::RequestedIpAddress);
+        assert_eq!(wanted, Some(&DhcpOption::RequestedIpAddress(ADDRESS)));
+        assert_eq!(options.get(OptionCode::ServerIdentifier), None);
+        assert_eq!((target, request.ciaddr()), (Ipv4Addr::BROADCAST, Ipv4Addr::UNSPECIFIED));
+        assert!(options.has_msg_type(MessageType::Request));
+        (client, request)
+    };
+    let (mut client, request) = asked();
+    let actions = client.on_packet(&reply(&request, MessageType::Ack), later);
+    assert!(matches!(actions.as_slice(), [Action::Configure(_)]));
+    assert_eq!(client.due(), later + Duration::from_secs(1800));
+    let (mut client, request) = asked();
+    let actions = client.on_packet(&reply(&request, MessageType::Nak), later);
+    assert_eq!(actions, [Action::Withdraw(ADDRESS)]);
+    let (_, discover) = sent(client.on_time(client.due()));
+    assert!(discover.opts().has_msg_type(MessageType::Discover));
+    // Without an answer the lease is what it was.
+    let (mut client, _) = asked();
+    for _ in 0..3 {
+        sent(client.on_time(client.due()));
+    }
+    assert!(client.on_time(client.due()).is_empty());
+    assert_eq!(client.due(), now + Duration::from_secs(1800));
+}
+
+#[test]
+fn a_search_begins_anew_when_the_link_comes_up() {
+    let mut now = Instant::now();
+    let mut client = Client::new(MAC, "board", 1, now);
+    for _ in 0..6 {
+        now = client.due();
+        sent(client.on_time(now));
+    }
+    assert_eq!(client.due(), now + Duration::from_secs(32));
+    let (_, discover) = sent(client.on_carrier(now));
+    assert!(discover.opts().has_msg_type(MessageType::Discover));
+    assert_eq!(client.due(), now + Duration::from_secs(2));
+    client.on_packet(&reply(&discover, MessageType::Offer), now);
+    let (_, discover) = sent(client.on_carrier(now));
+    assert!(discover.opts().has_msg_type(MessageType::Discover));
+}
+
+#[test]
 fn strangers_and_nonsense_are_ignored() {
     let now = Instant::now();
     let mut client = Client::new(MAC, "board", 1, now);
