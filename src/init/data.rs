@@ -28,6 +28,8 @@ const CHECK_STEP: Duration = Duration::from_millis(20);
 const CHECK_LINES_MAX: usize = 20;
 /// The file system as the image was made with it: mostly zeros.
 const PRISTINE: &str = "/usr/share/copepod/data.img";
+/// The kernel reads and writes a little of each 128 MiB that it adds.
+const GROW_LIMIT: Duration = Duration::from_secs(1800);
 const COPY_LIMIT: Duration = Duration::from_secs(600);
 const COPY_LEN: usize = 1024 * 1024;
 const ZERO_LEN: u64 = 32 * 1024 * 1024;
@@ -54,7 +56,7 @@ pub(crate) fn partition(machine: &mut Machine) -> Result<(), Error> {
         );
         return Err(error);
     }
-    if let Err(error) = grow_file_system(&device) {
+    if let Err(error) = machine.at_length(GROW_LIMIT, || grow_file_system(&device)) {
         machine.say(&format!("data file system stays as small as it is: {error}"));
     }
     Ok(())

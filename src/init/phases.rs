@@ -27,6 +27,8 @@ const CONTROLLERS: [&str; 5] = ["cpuset", "cpu", "io", "memory", "pids"];
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 /// Long enough to read the console.
 const FAILURE_PAUSE: Duration = Duration::from_secs(60);
+/// Images of some gigabytes on a slow card.
+const PRELOAD_LIMIT: Duration = Duration::from_secs(1800);
 
 /// Kernel settings a container host needs, and a restart instead of a standstill after a kernel panic.
 const SYSCTLS: &[(&str, &str)] = &[
@@ -282,7 +284,7 @@ fn machine_identity() -> Result<(), Error> {
 }
 
 fn preloaded(machine: &mut Machine) -> Result<(), Error> {
-    let failures = preload::all();
+    let failures = machine.at_length(PRELOAD_LIMIT, preload::all);
     for failure in &failures {
         machine.say(failure);
     }
