@@ -7,24 +7,19 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use disk::layout;
 use disk::mbr::{SECTOR_LEN, grown};
 use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
 
+use crate::fsck::Verdict;
 use crate::phases::{BOOT, DATA, Machine};
 use crate::reset::Found;
-use crate::time::pause;
-use crate::{Error, boot_disk, mounts, notices, reset};
+use crate::{Error, boot_disk, fsck, mounts, notices, reset};
 
-const CHECKER: &str = "/usr/sbin/e2fsck";
 const CHECK_LOG: &str = "/run/log/e2fsck.log";
-/// A large card on a slow bus may take minutes; without a bound a dying one would take for ever.
-const CHECK_LIMIT: Duration = Duration::from_secs(1800);
-const CHECK_STEP: Duration = Duration::from_millis(20);
 const CHECK_LINES_MAX: usize = 20;
 /// The file system as the image was made with it: mostly zeros.
 const PRISTINE: &str = "/usr/share/copepod/data.img";
@@ -168,37 +163,13 @@ fn copy_data(source: &mut File, target: &mut File) -> io::Result<()> {
     }
 }
 
-/// What a check came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Sound,
-    Repaired,
-    Damaged,
-}
-
-/// Of e2fsck's exit code (its manual, "EXIT CODE"); None when it was killed.
-pub(crate) fn verdict(code: Option<i32>) -> Verdict {
-    match code {
-        Some(0) => Verdict::Sound,
-        // The 2 asks for a restart because of mounted file systems, and ours is not mounted.
-        Some(1..=3) => Verdict::Repaired,
-        _ => Verdict::Damaged,
-    }
-}
-
-/// Lets e2fsck mend what is safe to mend, and everything when that is not enough. Mounting shows whether it helped.
+/// Has the file system mended. Mounting shows whether it helped.
 fn check(device: &Path, machine: &mut Machine) {
-    let mut last = Verdict::Sound;
-    for how in ["-p", "-y"] {
-        match run_checker(how, device, machine) {
-            Ok(code) => last = verdict(code),
-            Err(error) => return machine.say(&format!("data partition is not checked: {error}")),
-        }
-        if last != Verdict::Damaged {
-            break;
-        }
-    }
-    let text = match last {
+    let found = match fsck::mend(device, Path::new(CHECK_LOG), &mut || machine.feed_watchdog()) {
+        Ok(verdict) => verdict,
+        Err(error) => return machine.say(&format!("data partition is not checked: {error}")),
+    };
+    let text = match found {
         Verdict::Sound => return,
         Verdict::Repaired => "the data partition was damaged and has been repaired",
         Verdict::Damaged => "the data partition is damaged beyond repair",
@@ -210,27 +181,4 @@ fn check(device: &Path, machine: &mut Machine) {
     machine.say(text);
     // The node can do without this notice.
     let _ = notices::warn("storage", "DataPartitionRepaired", &[text.to_owned()]);
-}
-
-fn run_checker(how: &str, device: &Path, machine: &mut Machine) -> Result<Option<i32>, Error> {
-    let log = Path::new(CHECK_LOG);
-    let _ = log.parent().map(fs::create_dir_all);
-    let output = File::create(log).map_err(Error::file("create", log))?;
-    let mut command = Command::new(CHECKER);
-    command.arg(how).arg(device).env_clear().stdin(Stdio::null());
-    command.stderr(output.try_clone().map_err(Error::file("create", log))?).stdout(output);
-    let mut child = command.spawn().map_err(Error::file("start", Path::new(CHECKER)))?;
-    let end = Instant::now() + CHECK_LIMIT;
-    loop {
-        if let Some(status) = child.try_wait().map_err(Error::call("wait for e2fsck"))? {
-            return Ok(status.code());
-        }
-        if Instant::now() >= end {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Ok(None);
-        }
-        machine.feed_watchdog();
-        pause(CHECK_STEP);
-    }
 }

@@ -22,6 +22,7 @@ mod devices;
 mod dhcp;
 mod error;
 mod fat;
+mod fsck;
 mod host_port;
 mod kubeconfig;
 mod link;

@@ -2,6 +2,7 @@
 
 mod dhcp;
 mod fat;
+mod fsck;
 mod machine;
 mod probation;
 mod settings;

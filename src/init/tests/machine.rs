@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::boot_disk::{Candidate, choose};
 use crate::clock;
 use crate::cmdline::CommandLine;
-use crate::data::{Verdict, verdict};
+use crate::fsck::{Verdict, verdict};
 use crate::host_port::{Answer, answer};
 use crate::mounts::teardown_order;
 use crate::power::{EVENT_LEN, Ending, has_power_key};
