@@ -1,3 +1,5 @@
+//! Mending file systems whose superblocks a power cut has torn.
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
