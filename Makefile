@@ -97,7 +97,7 @@ bundle: image ## Make the update of BOARD, signed with KEY=minisign.key
 	$(MKIMAGE) bundle --board $(BOARD) --variant $(VARIANT) $(if $(KEY),--key $(KEY))
 
 test-boards: setup ## Test the emulated boards of both architectures, alone and joined
-	for board in $$($(MKIMAGE) boards --emulated); do $(MAKE) test-board BOARD=$$board || exit; done
+	boards=$$($(MKIMAGE) boards --emulated) && for board in $$boards; do $(MAKE) test-board BOARD=$$board || exit; done
 	$(MAKE) --jobs=2 --output-sync=line test-pair test-trials
 	$(MKIMAGE) budget --complete --board qemu-arm64 --board qemu-armv7
 

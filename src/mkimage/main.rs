@@ -47,6 +47,7 @@ mod recipe;
 mod release;
 mod reproduce;
 mod root_tree;
+mod run;
 mod sbom;
 mod served;
 mod show;
@@ -251,7 +252,7 @@ fn work(command: Command) -> Result<()> {
     match command {
         Command::Boards(args) => board::list(&PathBuf::from("."), &args),
         Command::Image(args) => recipe::build(&args),
-        Command::Run(args) => machine::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Test(args) => trial::run(&args),
         Command::TestFirstBoot(args) => first_boot::run(&args),
         Command::TestDebug(args) => debug_trial::run(&args),

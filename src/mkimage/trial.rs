@@ -14,10 +14,9 @@ use crate::TestArgs;
 use crate::board::Board;
 use crate::budget;
 use crate::kubectl::Kubectl;
-use crate::machine::{
-    BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes, demo_pod, wait_until_ready,
-};
+use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes};
 use crate::memory;
+use crate::run::{demo_pod, wait_until_ready};
 use crate::show::seconds;
 
 /// What the checks work on.

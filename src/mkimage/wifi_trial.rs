@@ -9,8 +9,9 @@ use anyhow::{Result, ensure};
 use crate::TestArgs;
 use crate::board::Board;
 use crate::kubectl::Kubectl;
-use crate::machine::{BOOT_LIMIT, Machine, Network, Place, crashes, wait_until_ready};
+use crate::machine::{BOOT_LIMIT, Machine, Network, Place, crashes};
 use crate::owner;
+use crate::run::wait_until_ready;
 use crate::trial::{Check, run_checks, show_tail};
 
 /// The part of the variant that has the radios.
