@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn a_reset_survives_a_cut_at_every_step_and_is_made_once() {
-        let dir = std::env::temp_dir().join(format!("copepod-reset-{}", std::process::id()));
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("boot");
         // What lies there at the start; whether the partition is to be made anew; whether only something is left over.
         for (files, wanted, left_over) in [
             (&[][..], false, false),
@@ -140,6 +141,5 @@ mod tests {
         let found = Found::on(&dir);
         assert!(found.is_wanted() && found.begin(&dir).is_err());
         assert!(Found::on(&dir).request.is_some());
-        fs::remove_dir_all(&dir).unwrap();
     }
 }

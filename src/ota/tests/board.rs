@@ -134,15 +134,18 @@ impl Board {
         source: &dyn Source,
         tell: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Update, Error> {
-        let request = Request {
+        let loader = Uboot { boot: self.places.boot.clone() };
+        install(&self.request(source), &loader, &mut || Ok(Before::default()), tell)
+    }
+
+    pub(super) fn request<'a>(&'a self, source: &'a dyn Source) -> Request<'a> {
+        Request {
             places: &self.places,
             facts: &self.facts,
             source,
             name: "test".to_owned(),
             allow_downgrade: false,
-        };
-        let loader = Uboot { boot: self.places.boot.clone() };
-        install(&request, &loader, &mut || Ok(Before::default()), tell)
+        }
     }
 
     pub(super) fn journal(&self) -> Journal {

@@ -146,13 +146,7 @@ fn nothing_is_tried_when_nobody_knows_what_works() {
     let board = Board::new();
     let source = Memory::new(maker().signed(&board.key));
     let loader = crate::Uboot { boot: board.places.boot.clone() };
-    let request = crate::Request {
-        places: &board.places,
-        facts: &board.facts,
-        source: &source,
-        name: "test".to_owned(),
-        allow_downgrade: false,
-    };
+    let request = board.request(&source);
     let mut before = || Err(Error::Before("within 60 s: refused".to_owned()));
     let error = crate::install(&request, &loader, &mut before, &mut |_| ControlFlow::Continue(()));
     assert!(error.unwrap_err().to_string().ends_with("nothing is tried: within 60 s: refused"));

@@ -80,13 +80,7 @@ fn a_firmware_that_cannot_be_asked_takes_no_updates() {
     let loader = Tryboot { boot: board.places.boot.clone(), firmware };
     let before = board.contents();
     let source = super::board::Memory::new(Vec::new());
-    let request = crate::Request {
-        places: &board.places,
-        facts: &board.facts,
-        source: &source,
-        name: "test".to_owned(),
-        allow_downgrade: false,
-    };
+    let request = board.request(&source);
     let error = crate::check(&request, &loader).unwrap_err();
     assert!(matches!(error, Error::Refused(Refusal::NoTrials(_))), "{error}");
     assert_eq!(board.contents(), before, "nothing is written");
