@@ -34,46 +34,21 @@ spec:
     command: [sh, -c, 'echo job-marker']
 "#;
 
-/// A Service with its pod, and a pod that asks it by name.
+/// The Service of a pod.
 const SHOP: &str = r#"
 apiVersion: v1
 kind: Service
 metadata: {name: shop}
 spec: {selector: {app: shop}, ports: [{port: 80, targetPort: 8080}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: shop, labels: {app: shop}}
-spec:
-  nodeName: edge
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: busybox:1.0
-    imagePullPolicy: IfNotPresent
-    command: [sh, -c, 'mkdir -p /www; echo shop-page > /www/index.html; exec httpd -f -p 8080 -h /www']
-    ports: [{containerPort: 8080, hostPort: 8081}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: asker}
-spec:
-  nodeName: edge
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: main
-    image: busybox:1.0
-    imagePullPolicy: IfNotPresent
-    command: [sh, -c, 'while true; do timeout 2 wget -qO- http://shop/; usleep 300000; done']
 "#;
 
-/// A pod that says what it was given and stays. It tolerates nothing for long.
-fn pod(name: &str) -> String {
+/// A pod on the agent's node that runs a script, with what else its container and its spec have.
+fn scripted(name: &str, script: &str, more: &str) -> String {
     format!(
         r#"
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}}}
+metadata: {{name: {name}, labels: {{app: {name}}}}}
 spec:
   nodeName: edge
   terminationGracePeriodSeconds: 1
@@ -81,17 +56,36 @@ spec:
   - name: main
     image: busybox:1.0
     imagePullPolicy: IfNotPresent
-    command: [sh, -c, ': {name}-marker; echo "$PASSWORD $(cat /look/color) $DB_SERVICE_PORT"; while true; do usleep 300000; done']
-    env:
+    command: [sh, -c, '{script}']
+{more}"#
+    )
+}
+
+/// A pod that says what it was given and stays. It tolerates nothing for long.
+fn pod(name: &str) -> String {
+    let script = format!(
+        r#": {name}-marker; echo "$PASSWORD $(cat /look/color) $DB_SERVICE_PORT"; while true; do usleep 300000; done"#
+    );
+    let more = r#"    env:
     - name: PASSWORD
-      valueFrom: {{secretKeyRef: {{name: keys, key: password}}}}
+      valueFrom: {secretKeyRef: {name: keys, key: password}}
     volumeMounts:
-    - {{name: look, mountPath: /look}}
+    - {name: look, mountPath: /look}
   volumes:
   - name: look
-    configMap: {{name: look}}
-"#
-    )
+    configMap: {name: look}
+"#;
+    scripted(name, &script, more)
+}
+
+/// A pod behind the Service, and one that asks for it by name.
+fn shoppers() -> [String; 2] {
+    let page = "mkdir -p /www; echo shop-page > /www/index.html; exec httpd -f -p 8080 -h /www";
+    let ask = "while true; do timeout 2 wget -qO- http://shop/; usleep 300000; done";
+    [
+        scripted("shop", page, "    ports: [{containerPort: 8080, hostPort: 8081}]\n"),
+        scripted("asker", ask, ""),
+    ]
 }
 
 fn wait_ready(server: &Machine, what: &str) {
@@ -194,7 +188,9 @@ fn port_answers(outside: &Machine, edge: &Machine) -> bool {
 #[test]
 fn services_and_names_outlive_a_restart_without_the_server() {
     let (_lab, mut server, mut edge) = start(&[]);
-    server.apply(SHOP).expect("a Service and its pods");
+    for text in [SHOP.to_owned()].into_iter().chain(shoppers()) {
+        server.apply(&text).expect("a Service and its pods");
+    }
     wait_ready(&server, "pod/shop");
     wait_ready(&server, "pod/asker");
     let addresses = ["get", "pods", "shop", "asker", "-o", "jsonpath={.items[*].status.podIP}"];

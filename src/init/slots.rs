@@ -101,14 +101,13 @@ impl Slots {
             journal.state = state;
             errors.extend(journal.write(&folder()).err().map(Error::from));
         }
-        let word = match errors.is_empty() || !is_on_trial {
-            true => self.follow(step, running, journal.clone(), machine),
-            false => Ok(None),
-        };
-        let word = word.unwrap_or_else(|error| {
-            errors.push(error);
-            None
-        });
+        let mut word = None;
+        if errors.is_empty() || !is_on_trial {
+            match self.follow(step, running, journal.clone(), machine) {
+                Ok(asked) => word = asked,
+                Err(error) => errors.push(error),
+            }
+        }
         if errors.is_empty() {
             return word;
         }

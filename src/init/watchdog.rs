@@ -61,9 +61,11 @@ fn fed_every<T>(
             }
         };
         // Without a thread the work goes on unfed, as long as the watchdog lets it.
-        let _ = std::thread::Builder::new().spawn_scoped(scope, feeder);
+        let feeding = std::thread::Builder::new().spawn_scoped(scope, feeder);
         let done = work();
         drop(working);
+        // The scope waits for the end of its work only, not for that of the thread: PID 1 could not fork until then.
+        let _ = feeding.map(|thread| thread.join());
         done
     })
 }

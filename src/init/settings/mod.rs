@@ -170,9 +170,11 @@ impl Settings {
     /// Reads both files; returns what is wrong as lines to show. `judge` says whether a node would start.
     pub(crate) fn read(judge: Judge<'_>) -> (Settings, Vec<String>) {
         let image_path = Path::new(IMAGE_FILE);
-        let (image, problems) = load(image_path, parse_image);
+        // Not tried in a child: it is ours and verified, and whatever happens the machine cannot do without it.
+        let (image, problems) = load(image_path, parse_image, |_| true);
         let mut lines = mistakes::shown(&problems, IMAGE_FILE);
-        let (owner, mut problems) = load(&Path::new(BOOT).join(OWNER_FILE), parse_owner);
+        let survives = |text: &str| crate::trial::survives(|| drop(parse_owner(text)));
+        let (owner, mut problems) = load(&Path::new(BOOT).join(OWNER_FILE), parse_owner, survives);
         let last = Last::read();
         let owner = proven(&image, owner, &last, judge, &mut problems);
         let settings = resolve(image, owner, &last, &mut problems);
@@ -190,9 +192,9 @@ pub(crate) fn check(text: &str, image: &str) -> Vec<String> {
 
 type Parse = fn(&str) -> (Raw, Vec<Mistake>);
 
-fn load(path: &Path, parse: Parse) -> (Raw, Vec<Mistake>) {
+fn load(path: &Path, parse: Parse, survives: impl Fn(&str) -> bool) -> (Raw, Vec<Mistake>) {
     match text(path) {
-        Ok(Some(text)) if crate::trial::survives(|| drop(parse(&text))) => parse(&text),
+        Ok(Some(text)) if survives(&text) => parse(&text),
         Ok(Some(_)) => {
             let text = "it could not be read in a process of its own, or reading it fails in an unexpected way; all of it is left out".to_owned();
             (Raw::default(), vec![Mistake::of_file(text)])
