@@ -18,6 +18,8 @@ mod server;
 mod token_command;
 mod upgrade_command;
 mod upgrade_health;
+mod upgrade_job;
+mod upgrade_news;
 mod upgrade_resume;
 mod upgrade_socket;
 mod upgrade_source;

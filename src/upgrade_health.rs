@@ -1,13 +1,15 @@
 //! Whether the node is as it was before an update: what is noted before, and what is missing after.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use client::{Backoff, Client, ListParams};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use ota::Before;
+use ota::{Before, Health, Places};
 use tokio::time::Instant;
+use tracing::{info, warn};
 
 /// Pods of a node that are looked at.
 const PODS_MAX: usize = 500;
@@ -15,6 +17,9 @@ const PODS_MAX: usize = 500;
 const ASK_MAX: Duration = Duration::from_secs(60);
 const ASK_PAUSE_FIRST: Duration = Duration::from_secs(1);
 const ASK_PAUSE_MAX: Duration = Duration::from_secs(8);
+const HEALTH_EVERY: Duration = Duration::from_secs(3);
+/// Everything must be as before for this long.
+const HEALTHY_FOR: Duration = Duration::from_secs(10);
 
 /// What works now. The trial of a server is worth nothing without it; an agent's server may be away, and need not be there
 /// after the update then.
@@ -27,7 +32,7 @@ pub(crate) async fn before(
         Ok(pods) => Ok(noted(&pods)),
         Err(error) if is_server => Err(ota::Error::Before(format!("{error:#}"))),
         Err(error) => {
-            tracing::warn!(%error, "the API server does not answer before the update, so it need not after it");
+            warn!(%error, "the API server does not answer before the update, so it need not after it");
             Ok(Before::default())
         }
     }
@@ -56,8 +61,39 @@ fn noted(pods: &[Pod]) -> Before {
     Before { server: true, pods: ready.map(|pod| (name(pod), containers(pod))).collect() }
 }
 
+/// Tells PID 1 whether the node is as it was before the update, until the process ends.
+pub(crate) async fn judge(client: Client, node: String, before: Before) {
+    let mut healthy_since = None;
+    let mut told = None;
+    let mut ticks = tokio::time::interval(HEALTH_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let missing = missing_now(&client, &node, &before).await;
+        let since = match missing.is_empty() {
+            true => *healthy_since.get_or_insert_with(Instant::now),
+            false => {
+                healthy_since = None;
+                Instant::now()
+            }
+        };
+        let health = Health {
+            healthy: missing.is_empty() && since.elapsed() >= HEALTHY_FOR,
+            waiting: missing,
+        };
+        if told.as_ref() != Some(&health) {
+            info!(healthy = health.healthy, missing = health.missing(), "trial");
+            if let Err(error) = health.write(Path::new(Places::HEALTH)) {
+                warn!(%error, "PID 1 does not hear of the node's health");
+                continue;
+            }
+            told = Some(health);
+        }
+    }
+}
+
 /// What is still missing after the update; nothing when the node is as before.
-pub(crate) async fn missing(client: &Client, node: &str, before: &Before) -> Vec<String> {
+async fn missing_now(client: &Client, node: &str, before: &Before) -> Vec<String> {
     let boot = sys::procfs::boot_id().unwrap_or_default();
     let found = async { Ok((client.get::<Node>("", node).await?, pods_of(client, node).await?)) };
     match found.await {

@@ -4,46 +4,39 @@
 //! On a machine that is no board PID 1 has left no facts, and nothing of this runs.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use client::{Backoff, Cache, Client, ListParams, Patch, Recorder};
+use client::{Cache, Client, ListParams, Recorder};
 use k8s_openapi::api::core::v1::Node;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ota::{BootFacts, Health, Journal, Loader, Places, Progress, State, Update, Verdict};
+use ota::{BootFacts, Journal, Places, State, Update, Verdict};
 use runtime::client::FdStream;
 use runtime::image::Registries;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::factory_reset;
+use crate::upgrade_health::judge;
+use crate::upgrade_job::Job;
+use crate::upgrade_news::{annotate, tell};
 use crate::upgrade_resume::{Next, Resume};
 use crate::upgrade_socket::{Asked, Request, Told, listen};
 use crate::upgrade_status::{DOWNGRADE, Phase, REQUEST, STATUS, Status};
-use crate::{factory_reset, upgrade_health, upgrade_source};
 
 /// Where `copepod upgrade` reaches the node of its machine.
 pub(crate) const SOCKET: &str = "/run/copepod/upgrade.sock";
 const FOLDER: &str = "/run/copepod";
-const NOTICE: &str = "/run/copepod/notices/update.json";
 /// Requests that wait; a second one is refused anyway.
 const REQUESTS_MAX: usize = 4;
-/// Progress is told in steps of this many percent: each is a write of the Node object.
-const PERCENT_STEP: u8 = 5;
-const HEALTH_EVERY: Duration = Duration::from_secs(3);
-/// Everything must be as before for this long.
-const HEALTHY_FOR: Duration = Duration::from_secs(10);
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(20);
 /// How long a restart waits for the API server to hear of it.
 const TELL_MAX: Duration = Duration::from_secs(20);
 
@@ -128,7 +121,9 @@ impl Upgrades {
         if self.facts.trial {
             let journal = Journal::read(&self.places.upgrade()).unwrap_or_default();
             if let Some(update) = journal.state.update() {
-                side.spawn(judge(self.settings.clone(), update.clone()));
+                let Settings { client, node_name, .. } = &*self.settings;
+                let before = update.before.clone();
+                side.spawn(judge(client.clone(), node_name.clone(), before));
             }
         }
         let name = &self.settings.node_name;
@@ -354,11 +349,6 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
-async fn annotate(settings: &Settings, annotations: serde_json::Value) -> client::Result<Node> {
-    let patch = Patch::Merge(json!({ "metadata": { "annotations": annotations } }));
-    settings.client.patch::<Node>("", &settings.node_name, &patch).await
-}
-
 /// The result of the work under way; never, if there is none.
 async fn ended(work: &mut Option<Work>) -> Result<Update, ota::Error> {
     match work {
@@ -379,182 +369,4 @@ async fn changed(folder: &mut Option<FdStream>) {
         return;
     }
     std::future::pending().await
-}
-
-/// One update on its way into the slot.
-struct Job {
-    settings: Arc<Settings>,
-    places: Places,
-    facts: BootFacts,
-    request: Request,
-    told: watch::Sender<Told>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Job {
-    async fn run(self) -> Result<Update, ota::Error> {
-        let opened =
-            upgrade_source::open(&self.request.source, self.settings.registries.clone()).await;
-        let source = opened
-            .map_err(|error| ota::Error::Source(std::io::Error::other(format!("{error:#}"))))?;
-        let work = tokio::task::spawn_blocking(move || self.install(&*source));
-        work.await.unwrap_or_else(|error| Err(ota::Error::Source(std::io::Error::other(error))))
-    }
-
-    fn install(&self, source: &dyn ota::Source) -> Result<Update, ota::Error> {
-        let request = ota::Request {
-            places: &self.places,
-            facts: &self.facts,
-            source,
-            name: self.request.source.clone(),
-            allow_downgrade: self.request.allow_downgrade,
-        };
-        let loader = <dyn Loader>::of(&self.places.boot);
-        let (_, update) = ota::check(&request, &*loader)?;
-        let Settings { client, node_name, is_server, .. } = &*self.settings;
-        let handle = Handle::current();
-        let mut before = || handle.block_on(upgrade_health::before(client, node_name, *is_server));
-        let mut last = None;
-        let mut tell = |progress: &Progress| {
-            let percent = percent(progress);
-            if last != Some(percent) {
-                last = Some(percent);
-                self.told.send_replace(Some((self.writing(&update, progress, percent), true)));
-            }
-            match self.stop.load(Ordering::Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        };
-        ota::install(&request, &*loader, &mut before, &mut tell)
-    }
-
-    fn writing(&self, update: &Update, progress: &Progress, percent: u8) -> Status {
-        let kib = |bytes: u64| bytes >> 10;
-        let message = format!(
-            "{} of {} KiB are in slot {}, {} KiB came from the source",
-            kib(progress.done),
-            kib(progress.total),
-            update.to,
-            kib(progress.fetched)
-        );
-        let (source, version) = (self.request.source.clone(), update.version.to_string());
-        Status { phase: Phase::Writing, source, version, percent: Some(percent), message }
-    }
-}
-
-/// Progress in whole steps.
-fn percent(progress: &Progress) -> u8 {
-    let percent = progress.done.saturating_mul(100) / progress.total.max(1);
-    u8::try_from(percent.min(100)).unwrap_or(100) / PERCENT_STEP * PERCENT_STEP
-}
-
-/// Writes every status to the notice from which the agent makes condition and event, and to the node's annotation.
-async fn tell(settings: Arc<Settings>, mut told: watch::Receiver<Told>) {
-    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
-    let mut phase = None;
-    loop {
-        let now = told.borrow_and_update().clone();
-        if let Some((status, is_news)) = &now
-            && phase != Some(status.phase)
-        {
-            phase = Some(status.phase);
-            note(status, *is_news);
-        }
-        let shown = match &now {
-            Some((status, true)) => show(&settings, status).await,
-            own => mend(&settings, own.as_ref().map(|(status, _)| status)).await,
-        };
-        if shown.is_err() {
-            tokio::select! {
-                () = tokio::time::sleep(backoff.failed_with_jitter()) => continue,
-                _ = told.changed() => continue,
-            }
-        }
-        backoff.succeeded();
-        if told.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Writes the annotation.
-async fn show(settings: &Settings, status: &Status) -> client::Result<()> {
-    let text = serde_json::to_string(status).unwrap_or_default();
-    annotate(settings, json!({ STATUS: text })).await.map(drop)
-}
-
-/// What is not news the annotation says already, unless the power went before it did.
-async fn mend(settings: &Settings, journal: Option<&Status>) -> client::Result<()> {
-    let node = settings.client.get::<Node>("", &settings.node_name).await?;
-    let mut annotations = node.metadata.annotations.unwrap_or_default();
-    let shown = annotations.remove(STATUS);
-    let shown = shown.and_then(|text| serde_json::from_str::<Status>(&text).ok());
-    let is_asked = annotations.contains_key(REQUEST);
-    let Some(status) = shown.and_then(|shown| shown.mended(journal, is_asked)) else {
-        return Ok(());
-    };
-    if Some(&status) != journal {
-        note(&status, true);
-    }
-    show(settings, &status).await
-}
-
-fn note(status: &Status, is_news: bool) {
-    if let Err(error) = write_notice(status, is_news) {
-        warn!("{NOTICE}: {error:#}");
-    }
-}
-
-fn write_notice(status: &Status, is_news: bool) -> Result<()> {
-    let path = Path::new(NOTICE);
-    std::fs::create_dir_all(path.parent().unwrap_or(path))?;
-    Ok(sys::atomic_write(path, status.notice(is_news).to_string().as_bytes(), 0o644)?)
-}
-
-/// Tells PID 1 whether the node is as it was before the update, until the process ends.
-async fn judge(settings: Arc<Settings>, update: Update) {
-    let mut healthy_since = None;
-    let mut told = None;
-    let mut ticks = tokio::time::interval(HEALTH_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let missing =
-            upgrade_health::missing(&settings.client, &settings.node_name, &update.before).await;
-        let since = match missing.is_empty() {
-            true => *healthy_since.get_or_insert_with(Instant::now),
-            false => {
-                healthy_since = None;
-                Instant::now()
-            }
-        };
-        let health = Health {
-            healthy: missing.is_empty() && since.elapsed() >= HEALTHY_FOR,
-            waiting: missing,
-        };
-        if told.as_ref() != Some(&health) {
-            info!(healthy = health.healthy, missing = health.missing(), "trial");
-            if let Err(error) = health.write(Path::new(Places::HEALTH)) {
-                warn!(%error, "PID 1 does not hear of the node's health");
-                continue;
-            }
-            told = Some(health);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_is_told_in_steps() {
-        let at = |done, total| percent(&Progress { done, total, fetched: 0 });
-        for (done, total, expected) in
-            [(0, 0, 0), (0, 7, 0), (3, 50, 5), (99, 100, 95), (7, 7, 100), (9, 7, 100)]
-        {
-            assert_eq!(at(done, total), expected, "{done} of {total}");
-        }
-    }
 }
