@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent::{Agent, Registration};
 use anyhow::{Context, Result, anyhow, bail};
-use client::Client;
+use client::{Backoff, Client};
 use cluster::Shared;
 use k8s_openapi::api::core::v1::Taint;
 use network::BridgeNetwork;
@@ -24,6 +25,8 @@ use crate::{identity, upgrades};
 const MAX_PODS: u32 = 110;
 const KUBELET_PORT: u16 = 10250;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+const DNS_RETRY_FIRST: Duration = Duration::from_secs(1);
+const DNS_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// What a node is told, by flags and by the cluster.
 pub(crate) struct Settings {
@@ -59,13 +62,8 @@ pub(crate) async fn start(
     let mut agent = start_agent(settings, client.clone(), runtime, bridge).await?;
     parts.add("updates", upgrades::run(updates(settings, &client)?, stopped.clone()));
     let inputs = services(settings, &client, parts, stopped);
-    match cluster_dns(&settings.shared).await {
-        Ok(dns) => {
-            let (inputs, stopped) = (inputs.clone(), stopped.clone());
-            parts.add("cluster DNS", async move { dns.run_with(&inputs, stopped).await });
-        }
-        Err(error) => warn!("no cluster DNS on this node: {error:#}"),
-    }
+    let dns = cluster_dns(settings.shared.clone(), inputs.clone(), stopped.clone());
+    parts.add("cluster DNS", dns);
     if !settings.shared.disable_kube_proxy {
         let config = proxy_config(settings)?;
         parts.add("Service proxy", network::proxy::run(inputs, config, stopped.clone()));
@@ -212,8 +210,25 @@ fn proxy_config(settings: &Settings) -> Result<network::proxy::Config> {
     })
 }
 
-/// Cluster DNS is served by the node itself, at the cluster's DNS address.
-async fn cluster_dns(shared: &Shared) -> Result<network::dns::Server> {
+/// Cluster DNS is served by the node itself, at the cluster's DNS address, from when no other program has the port there.
+async fn cluster_dns(shared: Shared, inputs: network::Inputs, mut stopped: watch::Receiver<bool>) {
+    let mut backoff = Backoff::new(DNS_RETRY_FIRST, DNS_RETRY_MAX);
+    let mut is_told = false;
+    loop {
+        match bind_dns(&shared).await {
+            Ok(dns) => return dns.run_with(&inputs, stopped).await,
+            Err(error) if !is_told => warn!("no cluster DNS on this node yet: {error:#}"),
+            Err(_) => {}
+        }
+        is_told = true;
+        tokio::select! {
+            () = tokio::time::sleep(backoff.failed()) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+    }
+}
+
+async fn bind_dns(shared: &Shared) -> Result<network::dns::Server> {
     let address = shared.cluster_dns;
     network::dns::ensure_address(address).await?;
     let listen = vec![SocketAddr::new(address, network::dns::PORT)];

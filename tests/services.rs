@@ -195,3 +195,20 @@ fn names_are_answered_with_and_without_the_server() {
         one.run("nsenter", &words)
     });
 }
+
+/// As a resolver of the machine's own may have it.
+#[test]
+fn names_are_answered_once_another_program_leaves_the_port() {
+    let mut m = Machine::bare();
+    let mut command = m.enter(&["--net"]);
+    let mut other = command.args(["busybox", "httpd", "-f", "-p", "53"]).spawn().expect("httpd");
+    m.wait("the port is taken", |m| fetch(m, "http://127.0.0.1:53/").is_ok());
+    m.start(&[]);
+    m.wait("the node says so", |m| m.log().contains("no cluster DNS on this node yet"));
+    other.kill().expect("kill");
+    other.wait().expect("wait");
+    let ask = ["nslookup", "kubernetes.default.svc.cluster.local", "10.43.0.10"];
+    m.wait("the name has its address", |m| {
+        m.run("busybox", &ask).is_ok_and(|text| text.contains("10.43.0.1\n"))
+    });
+}
