@@ -40,14 +40,18 @@ patched_libcontainer() {
     cargo fetch --locked --quiet
     source=$(ls -d "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/libcontainer-"$version" | head -n 1)
     rm -rf $out
-    mkdir -p build
     cp -r "$source" $out
     rm -f $out/.cargo-ok
     patch --quiet -p1 -d $out <cross/libcontainer-32bit.patch
     echo "$stamp" >$out.stamp
 }
 
+# Other targets may be built at the same time.
+mkdir -p build
+exec 9>build/libcontainer.lock
+flock 9
 patched_libcontainer
+exec 9>&-
 args=(--release --locked --target "$triple" --config "paths=[\"$PWD/build/libcontainer\"]")
 args+=(-p copepod -p init --bin copepod --bin stage1 "$@")
 

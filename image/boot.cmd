@@ -54,7 +54,7 @@ setenv kernel_comp_addr_r @UNPACK@
 setenv kernel_comp_size 0x4000000
 setenv verity
 if load ${part} @SCRATCH@ ${slot}/slot.env; then env import -t @SCRATCH@ ${filesize}; fi
-setenv bootargs "${extra} copepod.slot=${slot} copepod.disk=@DISK@ copepod.verity=${verity} panic=10"
+setenv bootargs "${extra} copepod.slot=${slot} copepod.disk=@DISK@ copepod.medium=${devtype} copepod.verity=${verity} panic=10"
 if load ${part} @KERNEL@ ${slot}/kernel; then
   if load ${part} @INITRD@ ${slot}/initrd; then
     @BOOT@ @KERNEL@ @INITRD@:${filesize} @FDT@

@@ -223,6 +223,32 @@ pub(crate) struct Qemu {
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u32,
     pub(crate) devices: Vec<String>,
+    /// The emulated watchdog. Without one the kernel counts itself.
+    pub(crate) watchdog: Option<String>,
+    /// For tests that plug something in; a board without cannot be tested for that.
+    pub(crate) plugs: Option<Plugs>,
+}
+
+impl Qemu {
+    /// All devices that are there from the start.
+    pub(crate) fn all_devices(&self) -> impl Iterator<Item = &String> {
+        let sockets = self.plugs.iter().flat_map(|plugs| &plugs.sockets);
+        self.devices.iter().chain(&self.watchdog).chain(sockets)
+    }
+}
+
+/// Where devices are plugged in while the machine runs, and which.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Plugs {
+    /// Devices with what is plugged into.
+    sockets: Vec<String>,
+    /// A network device, without its back end.
+    pub(crate) network: String,
+    /// What the board calls it.
+    pub(crate) interface: String,
+    /// What leads to a disk, and the disk without its back end.
+    pub(crate) disk: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -250,7 +276,7 @@ pub(crate) enum Start {
     },
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Drive {
     /// Named `disk`, for one of the devices.
@@ -300,16 +326,20 @@ pub(crate) struct ListArgs {
     /// Only the names of those that QEMU runs, which are tested.
     #[arg(long)]
     emulated: bool,
+    /// Of those only the ones whose disk QEMU connects this way.
+    #[arg(long, requires = "emulated")]
+    drive: Option<Drive>,
 }
 
 /// Prints the boards.
 pub(crate) fn list(root: &Path, args: &ListArgs) -> Result<()> {
     for (_, id) in all(&root.join(DIR))? {
         let board = Board::read(root, &id)?;
-        match (args.emulated, board.qemu) {
-            (false, _) => println!("{id:16} {}", board.name),
-            (true, Some(_)) => println!("{id}"),
-            (true, None) => {}
+        if !args.emulated {
+            println!("{id:16} {}", board.name);
+        } else if board.qemu.is_some_and(|qemu| args.drive.is_none_or(|drive| qemu.drive == drive))
+        {
+            println!("{id}");
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use disk::layout;
 use disk::mbr::{Mbr, SECTOR_LEN};
 
 use crate::TestArgs;
-use crate::board::Board;
+use crate::board::{Board, Plugs};
 use crate::hang;
 use crate::kubectl::Kubectl;
 use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes};
@@ -29,8 +29,8 @@ const GROWN_KIB: u64 = 1200 * 1024;
 /// A wrong key, a wrong value, and good ones around them. QEMU forwards to this address only. The second interface comes
 /// later.
 const SETTINGS: &str = "hostname: kitchen\nlables: {room: kitchen}\nlabels: {room: kitchen}\n\
-    network:\n- interface: eth0\n  address: 10.0.2.15/24\n  gateway: 10.0.2.2\n- interface: eth1\n  dhcp: true\n\
-    dns: [10.0.2.3]\nntp: [no time, ";
+    network:\n- interface: eth0\n  address: 10.0.2.15/24\n  gateway: 10.0.2.2\n- interface: PLUGGED\n  dhcp: true\n\
+    dns: [10.0.2.3]\nntp: [no time, TIME]\n";
 const MISTAKES: [&str; 2] = [
     "copepod.yaml:2:1: lables: is no setting",
     "copepod.yaml:11:7: ntp[0]: expected a name or an address",
@@ -42,12 +42,8 @@ const CLOCK_ERROR: u64 = 2;
 const MANIFESTS: &str = "manifests";
 const MANIFEST: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\n\
     apiVersion: v1\nkind: ConfigMap\nmetadata: {name: menu, namespace: shop}\ndata: {soup: pea}\n";
-/// A device whose driver is not loaded, on a network of its own.
-const PLUGGED: [&str; 2] =
-    ["netdev_add user,id=more,net=10.0.3.0/24", "device_add e1000e,netdev=more,bus=plug1,romfile="];
-/// Another, whose bus has no driver yet either.
-const PLUGGED_DISK: [&str; 2] =
-    ["device_add qemu-xhci,id=usb,bus=plug2", "device_add usb-storage,drive=stick,bus=usb.0"];
+/// A network of its own for a device whose driver is not loaded.
+const PLUGGED_NETWORK: &str = "user,id=more,net=10.0.3.0/24";
 const STICK: &str = "stick";
 const STICK_BYTES: u64 = 1024 * 1024;
 const STICK_TEXT: &str = "a stick";
@@ -87,6 +83,7 @@ const ENDS: &str = "hook\nordinary\ncritical";
 
 struct Life {
     board: Board,
+    plugs: Plugs,
     place: Place,
     kubeconfig: PathBuf,
     kubectl: Kubectl,
@@ -128,14 +125,17 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     place.prepare(&board, true)?;
     place.enlarge(MORE_BYTES)?;
     let time = TimeServer::start()?;
-    owner::replace(&place.disk, &format!("{SETTINGS}{}]\n", time.name()))?;
+    let plugs = board.qemu.as_ref().and_then(|qemu| qemu.plugs.clone());
+    let plugs = plugs.with_context(|| format!("board {} says nowhere to plug in", board.id))?;
+    let settings = SETTINGS.replace("PLUGGED", &plugs.interface).replace("TIME", &time.name());
+    owner::replace(&place.disk, &settings)?;
     let boot = owner::boot_partition(&place.disk)?;
     run_tool(tool("mmd", 0).args(["-i", &boot]).arg(format!("::{MANIFESTS}")))?;
     owner::replace_file(&place.disk, &format!("{MANIFESTS}/shop.yaml"), MANIFEST)?;
     let kubeconfig = dir.join("first-boot/kubeconfig.yaml");
     let kubectl = Kubectl::new(&args.kubectl.program(), &kubeconfig);
     let forward = args.forward;
-    let mut life = Life { board, place, kubeconfig, kubectl, forward, machine: None, time };
+    let mut life = Life { board, plugs, place, kubeconfig, kubectl, forward, machine: None, time };
     let count = run_checks(CHECKS, &mut life, |life| show_tail(&life.place));
     drop(life);
     count.report(&args.place.board)
@@ -204,10 +204,11 @@ fn has_time(life: &mut Life) -> Result<()> {
 }
 
 fn uses_plugged(life: &mut Life) -> Result<()> {
-    for line in PLUGGED {
-        life.machine()?.monitor_line(line)?;
-    }
-    life.wait_for_line("eth1: address 10.0.3.15/24")
+    let Plugs { network, interface, .. } = life.plugs.clone();
+    let machine = life.machine()?;
+    machine.monitor_line(&format!("netdev_add {PLUGGED_NETWORK}"))?;
+    machine.monitor_line(&format!("device_add {network},netdev=more"))?;
+    life.wait_for_line(&format!("{interface}: address 10.0.3.15/24"))
 }
 
 fn shows_disk(life: &mut Life) -> Result<()> {
@@ -216,9 +217,12 @@ fn shows_disk(life: &mut Life) -> Result<()> {
     File::options().write(true).open(&file)?.set_len(STICK_BYTES)?;
     life.create(READER)?;
     life.machine()?.add_disk(STICK, &file)?;
-    for line in PLUGGED_DISK {
-        life.machine()?.monitor_line(line)?;
+    let disk = life.plugs.disk.clone();
+    let (disk, ways) = disk.split_last().context("the board has no disk to plug in")?;
+    for device in ways {
+        life.machine()?.monitor_line(&format!("device_add {device}"))?;
     }
+    life.machine()?.monitor_line(&format!("device_add {disk},drive={STICK}"))?;
     life.kubectl.wait(&["logs", "reader"], POD_LIMIT, |text| text == STICK_TEXT, |_| {})?;
     life.kubectl.run(&["delete", "pod", "reader"]).map(drop)
 }
@@ -303,7 +307,8 @@ fn survives_hang(life: &mut Life) -> Result<()> {
     let hung = Instant::now();
     // The node does not need PID 1, so it still takes what has to be kept.
     life.kubectl.run(&["create", "configmap", "late", "--from-literal=answer=43"])?;
-    life.machine()?.wait_for_watchdog(WATCHDOG_LIMIT)?;
+    let is_emulated = life.board.qemu.as_ref().is_some_and(|qemu| qemu.watchdog.is_some());
+    life.machine()?.wait_for_watchdog(is_emulated, WATCHDOG_LIMIT)?;
     println!("    the watchdog acted {} after the hang", seconds(hung.elapsed()));
     ensure!(hung.elapsed() > WATCHDOG_MIN, "that is not the time it was armed for");
     life.wait_for_line("copepod: slot a, starts left")?;

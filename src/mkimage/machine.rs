@@ -377,15 +377,18 @@ impl Machine {
         self.execute(&json!({"execute": "blockdev-add", "arguments": disk}).to_string()).map(drop)
     }
 
-    /// Waits until the emulated watchdog restarts the board.
-    pub(crate) fn wait_for_watchdog(&mut self, limit: Duration) -> Result<()> {
+    /// Waits until the watchdog restarts the board: the emulated one or, without one, the kernel's.
+    pub(crate) fn wait_for_watchdog(&mut self, is_emulated: bool, limit: Duration) -> Result<()> {
+        let [event, what] =
+            if is_emulated { ["WATCHDOG", "reset"] } else { ["RESET", "guest-reset"] };
         let stream = self.monitor_stream(limit)?;
         writeln!(&stream, "{MONITOR_HELLO}")?;
         let end = Instant::now() + limit;
         for line in BufReader::new(&stream).lines() {
             let line = line.context("the watchdog did not act")?;
-            if line.contains("\"WATCHDOG\"") {
-                ensure!(line.contains("\"reset\""), "the watchdog did something else: {line}");
+            if line.contains(&format!("\"{event}\"")) {
+                let is_reset = line.contains(&format!("\"{what}\""));
+                ensure!(is_reset, "the watchdog did something else: {line}");
                 return Ok(());
             }
             ensure!(Instant::now() < end, "the watchdog did not act in {} s", limit.as_secs());
@@ -509,7 +512,7 @@ fn command(qemu: &Qemu, place: &Place, sockets: &Path, network: Network<'_>) -> 
     command.args(["-serial", "chardev:console"]);
     command.arg("-chardev").arg(socket("host"));
     command.arg("-chardev").arg(socket("monitor")).args(["-mon", "chardev=monitor,mode=control"]);
-    for device in &qemu.devices {
+    for device in qemu.all_devices() {
         let address = match device.contains("netdev=net") {
             true => network.hardware_address(),
             false => String::new(),
