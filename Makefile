@@ -16,7 +16,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-alone test-cards test-pair test-trials test-debug test-wifi test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
+.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-alone test-cards test-pair test-trials test-debug test-wifi test-first-boot test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -85,6 +85,9 @@ test-wifi: setup ## Test Wi-Fi in QEMU: emulated radios, WPA2, DHCP, a lost acce
 
 reproduce: setup ## Make BOARD's image twice and compare (PROGRAMS=1: the programs too, from a fresh clone)
 	$(MKIMAGE) reproduce --board $(BOARD) $(if $(PROGRAMS),--programs)
+
+test-first-boot: image ## Test BOARD in QEMU from its first start on a larger card to its factory reset
+	$(MKIMAGE) test-first-boot --board $(BOARD)
 
 test-ota: image ## Test updates of BOARD in QEMU: good, refused, broken, interrupted
 	$(MKIMAGE) test-ota --board $(BOARD)
