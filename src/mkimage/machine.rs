@@ -18,6 +18,7 @@ use crate::data_partition::DataPartition;
 use crate::host_port::{HostPort, for_host};
 use crate::kubectl::pause;
 use crate::recipe::{copy_sparse, image_path};
+use crate::screen::Picture;
 use crate::slot_files::DESCRIPTION;
 use crate::{moved_uboot, owner, tools};
 
@@ -368,6 +369,14 @@ impl Machine {
     pub(crate) fn written(&mut self) -> Result<u64> {
         let answer = self.execute("{\"execute\":\"query-blockstats\"}")?;
         written(&answer).with_context(|| format!("QEMU counts no writes: {answer}"))
+    }
+
+    /// What its screen shows.
+    pub(crate) fn screen(&mut self) -> Result<Picture> {
+        let file = self.sockets.path().join("screen.ppm");
+        let command = json!({"execute": "screendump", "arguments": {"filename": file}});
+        self.execute(&command.to_string())?;
+        Picture::parse(&fs::read(&file)?)
     }
 
     /// Gives the emulation a disk of this name, for a device that is plugged in next.

@@ -49,6 +49,7 @@ mod reproduce;
 mod root_tree;
 mod run;
 mod sbom;
+mod screen;
 mod served;
 mod show;
 mod slot_files;

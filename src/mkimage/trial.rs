@@ -13,11 +13,16 @@ use disk::slot::Slot;
 use crate::TestArgs;
 use crate::board::Board;
 use crate::budget;
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, pause};
 use crate::machine::{BOOT_LIMIT, Machine, Network, POD_LIMIT, Place, crashes};
 use crate::memory;
 use crate::run::{demo_pod, wait_until_ready};
 use crate::show::seconds;
+
+/// Lines of the screen, counted from 0.
+const SCREEN: [(usize, &str); 2] = [(2, "  name       copepod"), (3, "  address    10.0.2.15")];
+const SCREEN_LIMIT: Duration = Duration::from_secs(60);
+const SCREEN_STEP: Duration = Duration::from_secs(1);
 
 /// What the checks work on.
 struct Trial {
@@ -59,6 +64,7 @@ const CARD: &[Check<Trial>] = &[
     ("runs a pod from the preloaded image", runs_pod),
     ("shows the pod's log", shows_log),
     ("executes in the pod", executes),
+    ("shows its name and address on the screen", shows_status),
     ("marks the slot good", |trial| trial.wait_for_line("started healthily")),
     ("keeps its state over a loss of power and starts the pod again", loses_power),
     ("shows no crash on the console", no_crash),
@@ -214,6 +220,18 @@ fn serves(trial: &mut Trial) -> Result<()> {
 
 fn runs_pod(trial: &mut Trial) -> Result<()> {
     trial.with_machine(demo_pod)
+}
+
+fn shows_status(trial: &mut Trial) -> Result<()> {
+    let end = Instant::now() + SCREEN_LIMIT;
+    loop {
+        let screen = trial.machine()?.screen()?;
+        if SCREEN.iter().all(|(row, text)| screen.shows(*row, text)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "the screen does not show {SCREEN:?}");
+        pause(SCREEN_STEP);
+    }
 }
 
 fn shows_log(trial: &mut Trial) -> Result<()> {
