@@ -6,8 +6,10 @@ ARCH ?= x86_64
 SECONDS ?= 60
 BOARDS ?= $(BOARD)
 LISTS = image/debian-packages.txt tests/debian-packages.txt
+# Cargo counts its jobs by itself, also where make runs two things at a time.
+ALONE = env -u MAKEFLAGS -u MFLAGS
 # The host tool that makes images and runs boards.
-MKIMAGE = cargo run --quiet --release --locked -p mkimage --
+MKIMAGE = $(ALONE) cargo run --quiet --release --locked -p mkimage --
 # What a release of one's own needs; without a key images trust a development key made in build/.
 RELEASE_FLAGS = $(if $(UPDATE_KEY),--update-key $(UPDATE_KEY)) $(if $(RELEASE),--release $(RELEASE))
 # Largest size of a stripped binary.
@@ -38,11 +40,11 @@ binary: setup ## Build the static binary for ARCH=x86_64|aarch64|armv7
 	cross/build.sh $(ARCH)
 
 binaries: setup ## Build the static binary for all three architectures
-	$(MAKE) --jobs=2 --output-sync=line $(addprefix binary-,armv7 x86_64 aarch64)
+	$(MAKE) --jobs=2 $(addprefix binary-,armv7 x86_64 aarch64)
 
-# Linking one keeps one core busy for minutes. Each has its own idea of how many jobs there may be.
+# Linking one keeps one core busy for minutes.
 binary-%:
-	env -u MAKEFLAGS cross/build.sh $*
+	$(ALONE) cross/build.sh $*
 
 size: binaries ## Print the sizes of the binaries; fail above the limit
 	@cross/size.sh $(BINARY_BYTES_MAX)
