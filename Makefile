@@ -18,7 +18,7 @@ BINARY_BYTES_MAX = 25165824
 export COPEPOD_BIN ?= $(CURDIR)/build/bin/copepod-x86_64
 export KUBECTL ?= $(CURDIR)/.venv/bin/kubectl
 
-.PHONY: help setup check advisories test test-unit test-node test-board test-boards test-alone test-cards test-pair test-trials test-debug test-wifi test-first-boot test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
+.PHONY: help setup check advisories test test-node test-board test-boards test-alone test-cards test-pair test-trials test-debug test-wifi test-first-boot test-ota soak-board demo-ota bundle image images imager-json flash reproduce budget figures run bench fuzz binary binaries size clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
